@@ -1,0 +1,191 @@
+"""The card of a model bundle (`model.json`): all that is needed to use the weights rightly.
+
+Fields carry the names of the STAC Machine Learning Model extension (v1.5) where it has one: `name`, `architecture`,
+`framework`, `total_parameters`, `input.bands`, `input.data_type`, `input.value_scaling`, `classes` as in the
+classification extension.
+"""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from geounet.errors import ModelError
+
+CARD_FORMAT = "geounet-model/1"
+
+DataType = Literal["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64", "any"]
+
+PALETTE = (
+    "#1f1f1f", "#e6194b", "#f5b800", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#46f0f0", "#f032e6", "#bcf60c",
+    "#fabebe", "#008080", "#e6beff", "#9a6324", "#fffac8", "#800000", "#aaffc3", "#808000", "#ffd8b1", "#000075",
+)  # fmt: skip
+"""Colours for classes that name none; repeats after its end."""
+
+
+class Kind(StrEnum):
+    """What a class is on the ground; decides which vector layers follow from it."""
+
+    building = "building"
+    road = "road"
+    contact = "contact"
+    background = "background"
+    other = "other"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ClassInfo(_Strict):
+    """One class of the mask."""
+
+    name: Annotated[str, Field(min_length=1, description="unique name")]
+    code: Annotated[int, Field(ge=0, le=254, description="value in the mask")]
+    colour: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$", description="#rrggbb")]
+    kind: Kind = Kind.other
+    description: str = ""
+
+    @property
+    def rgb(self) -> tuple[int, int, int]:
+        """Colour as three integers in 0..255."""
+        return int(self.colour[1:3], 16), int(self.colour[3:5], 16), int(self.colour[5:7], 16)
+
+
+class Scaling(_Strict):
+    """Normalisation of one band: `(value - mean) / stddev`, in the units of the file."""
+
+    type: Literal["z-score"] = "z-score"
+    mean: float
+    stddev: Annotated[float, Field(gt=0)]
+
+
+class InputSpec(_Strict):
+    """What the network takes."""
+
+    bands: Annotated[list[str], Field(min_length=1, description="names in the order the network expects")]
+    data_type: Annotated[DataType, Field(description="type of the imagery it was trained on; `any` is not checked")]
+    value_scaling: Annotated[list[Scaling], Field(description="one entry a band")]
+    fill: Annotated[float, Field(description="normalised value given to invalid pixels; 0 is the mean")] = 0.0
+
+    @model_validator(mode="after")
+    def _lengths(self) -> Self:
+        if len(self.value_scaling) != len(self.bands):
+            raise ValueError(f"value_scaling has {len(self.value_scaling)} entries for {len(self.bands)} bands")
+        if len(set(self.bands)) != len(self.bands):
+            raise ValueError("band names must be unique")
+        return self
+
+
+class TileSpec(_Strict):
+    """Tile sizes that suit the network, in pixels of the model's ground sample distance."""
+
+    size: Annotated[int, Field(ge=1, description="the size it was trained or measured with")] = 512
+    overlap: Annotated[int | None, Field(ge=0, description="overlap that suits it; none: chosen by `auto`")] = None
+    multiple_of: Annotated[int, Field(ge=1, description="tile and stride are multiples of it")] = 32
+    fixed: Annotated[bool, Field(description="whether only `size` works")] = False
+
+
+class Card(_Strict):
+    """The card of a model bundle."""
+
+    format: Literal["geounet-model/1"] = "geounet-model/1"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    description: str = ""
+    framework: Literal["pytorch"] = "pytorch"
+    library: Annotated[Literal["smp"], Field(description="segmentation-models-pytorch")] = "smp"
+    architecture: Annotated[str, Field(description="name of the smp class, for example Unet")]
+    encoder: Annotated[str, Field(description="smp encoder name; `tu-` prefix for timm encoders")]
+    arguments: Annotated[dict[str, Any], Field(description="further keyword arguments of the architecture")] = {}
+    activation: Annotated[
+        Literal["softmax", "sigmoid"],
+        Field(description="softmax: one class a pixel; sigmoid: one channel is binary, several are multi-label"),
+    ] = "softmax"
+    output: Annotated[
+        Literal["logits", "probabilities"], Field(description="what the network itself returns")
+    ] = "logits"
+    input: InputSpec
+    gsd: Annotated[float | None, Field(gt=0, description="ground sample distance it was trained on, metres")] = None
+    classes: Annotated[list[ClassInfo], Field(min_length=1, max_length=255)]
+    tile: TileSpec = TileSpec()
+    total_parameters: int | None = None
+    metrics: dict[str, Any] = {}
+    training: Annotated[dict[str, Any], Field(description="data, attribution, how to repeat it")] = {}
+    licence: Annotated[str, Field(description="SPDX identifier")] = ""
+
+    @field_validator("classes")
+    @classmethod
+    def _unique(cls, classes: list[ClassInfo]) -> list[ClassInfo]:
+        for what in ("name", "code"):
+            values = [getattr(c, what) for c in classes]
+            twice = sorted({str(v) for v in values if values.count(v) > 1})
+            if twice:
+                raise ValueError(f"class {what} used twice: {', '.join(twice)}")
+        return classes
+
+    @model_validator(mode="after")
+    def _codes(self) -> Self:
+        codes = [c.code for c in self.classes]
+        if self.activation == "softmax" and codes != list(range(len(codes))):
+            raise ValueError(f"with softmax the class codes are the channels 0, 1, …, found {codes}")
+        if self.head == "binary" and codes != [1]:
+            raise ValueError(f"with one sigmoid channel the class has code 1 (0 is the background), found {codes}")
+        return self
+
+    @property
+    def head(self) -> Literal["softmax", "binary", "multilabel"]:
+        """How channels become a mask."""
+        if self.activation == "softmax":
+            return "softmax"
+        return "binary" if len(self.classes) == 1 else "multilabel"
+
+    @property
+    def channels(self) -> int:
+        """Number of channels the network returns."""
+        return len(self.classes)
+
+    def mask_classes(self) -> list[ClassInfo]:
+        """Return the classes that occur in a single-band mask, in code order, background included."""
+        if self.head == "binary":
+            background = ClassInfo(name="background", code=0, colour=PALETTE[0], kind=Kind.background)
+            return [background, *self.classes]
+        return sorted(self.classes, key=lambda c: c.code)
+
+    def class_named(self, name: str) -> ClassInfo:
+        """Return the class of that name.
+
+        Raises
+        ------
+        KeyError
+            If there is none.
+        """
+        for info in self.classes:
+            if info.name == name:
+                return info
+        raise KeyError(name)
+
+
+def read_card(path: Path) -> Card:
+    """Read and validate a `model.json`.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing, is not JSON, or is not a valid card.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file; a model bundle holds model.safetensors and model.json") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"{path}: not readable as JSON: {error}") from None
+    try:
+        return Card.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(p) for p in first["loc"]) or "card"
+        raise ModelError(f"{path}: {where}: {first['msg']}") from None
