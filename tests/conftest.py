@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Examples differ in size by orders of magnitude and machines are shared: a deadline would only measure the neighbours.
+settings.register_profile("geounet", deadline=None)
+settings.load_profile("geounet")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,56 @@
+"""What `auto` means for tile, overlap and block: the fewest inferred pixels for the scene at hand."""
+
+from __future__ import annotations
+
+from geounet.grid.blocks import BlockGrid
+from geounet.grid.tiles import TileGrid, count_tiles
+
+OVERLAP_SHARE = 0.25
+"""Default overlap relative to the size the network was trained with (measured: docs/tiling.md)."""
+
+LARGEST = 2.25
+"""The largest tile tried, relative to the size the network was trained with: bounds the memory of a forward pass."""
+
+
+def round_up(value: float, multiple: int) -> int:
+    """Return the smallest multiple that is at least `value`, and at least one multiple."""
+    return max(1, -(-int(value) // multiple)) * multiple
+
+
+def choose_overlap(size: int, multiple: int) -> int:
+    """Return the default overlap for a network trained with `size` px: a multiple of its stride, below half a tile."""
+    overlap = round_up(size * OVERLAP_SHARE, multiple)
+    return overlap if overlap <= size // 2 else (size // 2) // multiple * multiple
+
+
+def choose_tile(rows: int, cols: int, size: int, overlap: int, multiple: int) -> int:
+    """Return the tile, a multiple of `multiple` from `size` to `LARGEST * size`, that infers the fewest pixels.
+
+    Padding past the scene's edges can cost more than the overlap, so no one size suits all scenes. A scene smaller than
+    `size` gets the smallest tile that holds it: reflected pixels tell nothing. Ties go to the smaller tile.
+    """
+    longest = max(rows, cols)
+    if longest <= size:
+        return max(round_up(longest, multiple), round_up(2 * overlap, multiple))
+    first = round_up(size, multiple)
+    candidates = range(first, max(first, int(size * LARGEST)) + 1, multiple)
+
+    def inferred(tile: int) -> int:
+        return count_tiles(rows, tile, overlap) * count_tiles(cols, tile, overlap) * tile * tile
+
+    return min(candidates, key=lambda tile: (inferred(tile), tile))
+
+
+def choose_block(grid: TileGrid, workers: int, target_px: int = 4096, per_worker: int = 4) -> int:
+    """Return the tiles per side of a block.
+
+    About `target_px` a side, so that a lost block costs little and borders stay few; smaller where that gives each
+    worker fewer than `per_worker` blocks, since the slowest worker ends the run. A single worker gains nothing from
+    small blocks and loses the borders, so it has no such need.
+    """
+    longest = max(grid.shape)
+    side = max(1, min(longest, target_px // grid.stride))
+    if workers > 1:
+        while side > 1 and BlockGrid(grid, side).count < workers * per_worker:
+            side -= 1
+    return side
