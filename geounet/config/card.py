@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from geounet.config.problems import problems
 from geounet.errors import ModelError
 
 CARD_FORMAT = "geounet-model/1"
@@ -105,9 +106,9 @@ class Card(_Strict):
         Literal["softmax", "sigmoid"],
         Field(description="softmax: one class a pixel; sigmoid: one channel is binary, several are multi-label"),
     ] = "softmax"
-    output: Annotated[
-        Literal["logits", "probabilities"], Field(description="what the network itself returns")
-    ] = "logits"
+    output: Annotated[Literal["logits", "probabilities"], Field(description="what the network itself returns")] = (
+        "logits"
+    )
     input: InputSpec
     gsd: Annotated[float | None, Field(gt=0, description="ground sample distance it was trained on, metres")] = None
     classes: Annotated[list[ClassInfo], Field(min_length=1, max_length=255)]
@@ -186,6 +187,6 @@ def read_card(path: Path) -> Card:
     try:
         return Card.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(p) for p in first["loc"]) or "card"
-        raise ModelError(f"{path}: {where}: {first['msg']}") from None
+        sentences = [sentence for _, sentence in problems(error, Card, data)]
+    more = "" if len(sentences) == 1 else f" (and {len(sentences) - 1} more)"
+    raise ModelError(f"{path}: {sentences[0]}{more}")

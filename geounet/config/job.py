@@ -2,34 +2,60 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, field_validator, model_validator
 
 Auto = Literal["auto"]
-Positive = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
+# Strict: YAML's `yes` is no 1, and "512" is text.
+Whole = Annotated[int, Strict()]
+Number = Annotated[float, Strict()]
+Positive = Annotated[Whole, Field(gt=0)]
+NonNegative = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
+# Python callers may give a pathlib.Path; files hold text.
+PathText = Annotated[str, BeforeValidator(lambda v: os.fspath(v) if isinstance(v, os.PathLike) else v)]
 
 
 class Section(BaseModel):
     """Base of all sections: unknown keys are errors, values are not changed after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, ser_json_inf_nan="strings")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_default(cls, data: Any) -> Any:
+        # `vector:` with everything below it commented out is null in YAML, and means: as if it were not there.
+        if not isinstance(data, dict):
+            return data
+        known = {*cls.model_fields, *(info.alias for info in cls.model_fields.values())}
+        return {key: value for key, value in data.items() if value is not None or key not in known}
 
 
 class BandSet(Section):
     """A scene whose bands lie in several files."""
 
-    name: Annotated[str, Field(description="name of the scene", pattern=r"^[^/\\]+$")]
-    files: Annotated[list[str], Field(min_length=1, description="files in band order; all their bands are taken")]
+    name: Annotated[str, Field(description="the scene's name, without slashes", pattern=r"^[^/\\]+$")]
+    files: Annotated[list[PathText], Field(min_length=1, description="files in band order; all their bands are taken")]
 
 
 class Tiling(Section):
     """How a scene is cut."""
 
     tile: Annotated[Positive | Auto, Field(description="side of the network's input, px")] = "auto"
-    overlap: Annotated[int | Auto, Field(description="overlap of neighbouring tiles, px; at most half a tile")] = "auto"
+    overlap: Annotated[
+        Annotated[Whole, Field(ge=0)] | Auto,
+        Field(description="overlap of neighbouring tiles, px; at most half a tile"),
+    ] = "auto"
     block: Annotated[Positive | Auto | Literal["scene"], Field(description="tiles per side of a block")] = "auto"
+
+    @model_validator(mode="after")
+    def _half(self) -> Self:
+        if isinstance(self.tile, int) and isinstance(self.overlap, int) and 2 * self.overlap > self.tile:
+            raise ValueError(f"overlap {self.overlap} is over half of tile {self.tile}; at most {self.tile // 2}")
+        return self
 
 
 class Predict(Section):
@@ -40,16 +66,21 @@ class Predict(Section):
         "auto"
     )
     batch: Annotated[Positive | Auto, Field(description="tiles per forward pass")] = "auto"
-    tta: Annotated[Literal["none", "flips", "d4"], Field(description="test-time augmentation")] = "none"
+    tta: Annotated[
+        Literal["none", "flips", "d4"],
+        Field(description="test-time augmentation: none, the flips, or the eight symmetries of the square"),
+    ] = "none"
 
 
 class Outputs(Section):
     """Where results go."""
 
-    folder: Annotated[str, Field(description="output folder")] = "out"
-    probability: Annotated[bool, Field(description="also write the probability COG")] = False
-    work: Annotated[str, Field(description="ledger, lock and parts; auto: .geounet in the output folder")] = "auto"
-    overwrite: Annotated[bool, Field(description="replace finished output of another job")] = False
+    folder: Annotated[PathText, Field(description="output folder", min_length=1)] = "out"
+    probability: Annotated[bool, Strict(), Field(description="also write the probability COG")] = False
+    work: Annotated[
+        PathText, Field(description="ledger, lock and parts; auto: .geounet in the output folder", min_length=1)
+    ] = "auto"
+    overwrite: Annotated[bool, Strict(), Field(description="replace finished output of another job")] = False
 
 
 class Buildings(Section):
@@ -62,8 +93,6 @@ class Buildings(Section):
     min_hole_m2: Annotated[NonNegative, Field(description="smaller holes are filled")] = 4.0
     tolerance_px: Annotated[NonNegative, Field(description="largest deviation of an outline, px")] = 1.5
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
 
 class Roads(Section):
     """The layers `road_edges` and `road_nodes`."""
@@ -72,13 +101,11 @@ class Roads(Section):
     min_length_m: Annotated[NonNegative, Field(description="shorter dead ends and loose pieces are left out")] = 10.0
     tolerance_px: Annotated[NonNegative, Field(description="largest deviation of a simplified line, px")] = 1.0
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
 
 class Landcover(Section):
     """The layer `landcover`."""
 
-    classes: Annotated[list[str] | None, Field(description="class names; none: all")] = None
+    classes: Annotated[list[str] | None, Field(min_length=1, description="class names; left out: all")] = None
     min_area_m2: Annotated[NonNegative, Field(description="smaller polygons join a neighbour")] = 50.0
     tolerance_px: Annotated[NonNegative, Field(description="simplification of shared borders, px; 0: none")] = 1.5
 
@@ -87,24 +114,38 @@ class Vector(Section):
     """Layers of the GeoPackage. A layer that is left out is made if the card has its class; `false` leaves it out."""
 
     cell: Annotated[Positive | Auto, Field(description="side of a vector cell, px")] = "auto"
-    buildings: Buildings | bool | None = None
-    roads: Roads | bool | None = None
-    landcover: Landcover | bool | None = None
+    buildings: Annotated[
+        Buildings | Annotated[bool, Strict()] | None, Field(description="building outlines; false: no such layer")
+    ] = None
+    roads: Annotated[
+        Roads | Annotated[bool, Strict()] | None, Field(description="road network; false: no such layer")
+    ] = None
+    landcover: Annotated[
+        Landcover | Annotated[bool, Strict()] | None,
+        Field(description="all classes as a coverage; false: no such layer"),
+    ] = None
 
 
 class Cluster(Section):
     """Where the work runs."""
 
-    kind: Annotated[Literal["local", "address"], Field(description="local: processes on this machine")] = "local"
+    kind: Annotated[
+        Literal["local", "address"],
+        Field(description="local: processes on this machine; address: a running scheduler"),
+    ] = "local"
     workers: Annotated[Positive | Auto, Field(description="processes of a local cluster")] = "auto"
     threads: Annotated[Positive | Auto, Field(description="threads of the network per worker")] = "auto"
-    address: Annotated[str | None, Field(description="scheduler address, for kind address")] = None
-    wait_s: Annotated[int, Field(gt=0, description="how long to wait for the first worker")] = 120
+    address: Annotated[
+        str | None, Field(description="scheduler address, for kind address: tcp://host:8786", min_length=1)
+    ] = None
+    wait_s: Annotated[Positive, Field(description="how long to wait for the first worker, seconds")] = 120
 
     @model_validator(mode="after")
     def _address(self) -> Self:
-        if (self.kind == "address") != (self.address is not None):
-            raise ValueError("`address` goes with kind: address, and only with it")
+        if self.kind == "address" and self.address is None:
+            raise ValueError("kind: address needs the scheduler's address, for example address: tcp://host:8786")
+        if self.kind != "address" and self.address is not None:
+            raise ValueError(f"address {self.address} goes with kind: address, found kind: {self.kind}")
         return self
 
 
@@ -112,20 +153,31 @@ class Job(Section):
     """A job file."""
 
     name: Annotated[str, Field(description="shown in reports", min_length=1)] = "geounet"
-    scenes: Annotated[list[str | BandSet], Field(min_length=1, description="files, globs, folders, or {name, files}")]
-    model: Annotated[str | None, Field(description="a bundled model's name, or the path of a bundle (with a slash)")] = (
+    scenes: Annotated[
+        list[Annotated[PathText, Field(min_length=1)] | BandSet],
+        Field(min_length=1, description="files, globs, folders, or {name, files}"),
+    ]
+    model: Annotated[
+        PathText | None,
+        Field(min_length=1, description="a bundled model's name, or the path of a bundle (with a slash)"),
+    ] = None
+    models: Annotated[list[PathText] | None, Field(min_length=1, description="several models, instead of `model`")] = (
         None
     )
-    models: Annotated[list[str] | None, Field(min_length=1, description="several models, instead of `model`")] = None
     bands: Annotated[
-        Auto | list[int | str], Field(description="auto: as the card says; else names or 1-based indexes")
+        Auto | Annotated[list[Annotated[Whole, Field(ge=1)] | str], Field(min_length=1)],
+        Field(description="auto: as the card says; else names or 1-based indexes"),
     ] = "auto"
     nodata: Annotated[
-        Auto | float | list[float], Field(description="value of undeclared fill (all bands), or one value a band")
+        Auto | Number | Annotated[list[Number], Field(min_length=1)],
+        Field(description="value of undeclared fill (all bands), or one value a band"),
     ] = "auto"
-    aoi: Annotated[str | None, Field(description="vector file: only pixels whose centre lies inside are valid")] = None
+    aoi: Annotated[
+        PathText | None,
+        Field(min_length=1, description="vector file: only pixels whose centre lies inside are valid"),
+    ] = None
     bbox: Annotated[
-        list[float] | None,
+        list[Annotated[Number, Field(allow_inf_nan=False)]] | None,
         Field(min_length=4, max_length=4, description="only this window: xmin, ymin, xmax, ymax in the scene's CRS"),
     ] = None
     resample: Annotated[
@@ -135,27 +187,57 @@ class Job(Section):
     data_type: Annotated[
         Literal["refuse", "ignore"], Field(description="when the scene's data type is not the model's")
     ] = "refuse"
-    tiling: Tiling = Tiling()
-    predict: Predict = Predict()
-    outputs: Outputs = Outputs()
+    tiling: Annotated[Tiling, Field(description="how a scene is cut")] = Tiling()
+    predict: Annotated[Predict, Field(description="how the network is run")] = Predict()
+    outputs: Annotated[Outputs, Field(description="where results go")] = Outputs()
     vector: Annotated[Vector | Literal["none"], Field(description="layers; none: no GeoPackage")] = Vector()
-    max_failed_blocks: Annotated[int, Field(ge=0, description="blocks of a scene that may fail and become nodata")] = 0
-    cluster: Cluster = Cluster()
+    max_failed_blocks: Annotated[
+        Whole, Field(ge=0, description="blocks of a scene that may fail and become nodata")
+    ] = 0
+    cluster: Annotated[Cluster, Field(description="where the work runs")] = Cluster()
 
-    @field_validator("bands", "bbox", mode="before")
+    @field_validator("nodata", mode="before")
     @classmethod
-    def _comma_list(cls, value: Any) -> Any:
-        # On the command line lists are written 1,2,3.
-        if isinstance(value, str) and value != "auto":
-            return [int(v) if v.strip().lstrip("-").isdigit() else v.strip() for v in value.split(",")]
-        return value
+    def _nan_is_a_number(cls, value: Any) -> Any:
+        # YAML writes it .nan, JSON cannot write it.
+        if isinstance(value, list):
+            return [_nan(v) for v in value]
+        return _nan(value)
+
+    @field_validator("bbox")
+    @classmethod
+    def _ordered(cls, box: list[float] | None) -> list[float] | None:
+        if box is not None and not (box[0] < box[2] and box[1] < box[3]):
+            raise ValueError(f"found {', '.join(f'{v:g}' for v in box)}, expected xmin, ymin, xmax, ymax")
+        return box
+
+    @field_validator("models")
+    @classmethod
+    def _different(cls, models: list[str] | None) -> list[str] | None:
+        twice = sorted({m for m in models or [] if (models or []).count(m) > 1})
+        if twice:
+            raise ValueError(f"named twice: {', '.join(twice)}")
+        return models
 
     @model_validator(mode="after")
     def _one_model(self) -> Self:
-        if (self.model is None) == (self.models is None):
-            raise ValueError("exactly one of `model` and `models` is needed")
+        if self.model is None and self.models is None:
+            raise ValueError("model: missing; expected a bundled model's name or the path of a bundle (with a slash)")
+        if self.model is not None and self.models is not None:
+            raise ValueError("found both model and models, expected one of them")
         return self
 
     def model_names(self) -> list[str]:
         """Return the models to run, in order."""
         return self.models if self.models is not None else [str(self.model)]
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, overrides: Sequence[str] = ()) -> Job:
+        """Read a job file; see `geounet.config.load.load_job`."""
+        from geounet.config.load import load_job
+
+        return load_job(path, overrides)
+
+
+def _nan(value: Any) -> Any:
+    return float("nan") if isinstance(value, str) and value.lower() in ("nan", ".nan") else value

@@ -1,0 +1,184 @@
+"""Job files and command-line options to a validated `Job`. Paths become absolute: see docs/decisions/0002-paths.md."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from geounet.config.document import read
+from geounet.config.job import Job
+from geounet.config.override import merge, nested, parse_override
+from geounet.config.problems import problems
+from geounet.errors import JobError
+
+
+class InvalidJobError(JobError):
+    """A job with one or more problems; the message tells the first."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        more = "" if len(lines) == 1 else f" (and {len(lines) - 1} more: `geounet check` lists all)"
+        super().__init__(lines[0] + more)
+        self.lines = list(lines)
+        """One line a problem."""
+
+    def __reduce__(self) -> tuple[type[InvalidJobError], tuple[list[str]]]:
+        return InvalidJobError, (self.lines,)
+
+
+def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
+    """Read a job file.
+
+    Paths in the file are relative to the file's folder, paths in `overrides` to the current directory.
+
+    Parameters
+    ----------
+    path
+        YAML file.
+    overrides
+        `key.sub=value` each; the last one wins.
+
+    Raises
+    ------
+    JobError
+        If the file cannot be read, or the job is invalid: `file:line: key: found …, expected …`.
+    """
+    file = Path(path)
+    document = read(_text(file), str(path))
+    origins = {key: f"{path}:{line}" for key, line in document.lines.items()}
+    data = anchored(document.data, file.absolute().parent)
+    # The default folder is a path of the job file as well.
+    data = merge({"outputs": {"folder": str(file.absolute().parent / "out")}}, data) if _plain(data) else data
+    return _with_overrides(data, overrides, str(path), origins)
+
+
+def job_from_options(scenes: Sequence[str], model: str | None, out: str | None, overrides: Sequence[str] = ()) -> Job:
+    """Return the job of `geounet run SCENE... --model MODEL --out OUT`; paths are relative to the current directory.
+
+    Raises
+    ------
+    JobError
+        If the job is invalid.
+    """
+    data = {"scenes": list(scenes), "model": model, "outputs": {"folder": out or "out"}}
+    return _with_overrides(anchored(data, Path.cwd()), overrides, "command line", {})
+
+
+def parse_job(data: Mapping[str, Any], source: str, origins: Mapping[tuple[str | int, ...], str] | None = None) -> Job:
+    """Validate plain values as a job; paths are taken as they are.
+
+    Parameters
+    ----------
+    data
+        Nested mappings and lists.
+    source
+        What messages call it.
+    origins
+        Where keys come from (`file:line`), by path; the nearest one above a problem is named instead of `source`.
+
+    Raises
+    ------
+    InvalidJobError
+        Whose `lines` hold one line a problem.
+    """
+    try:
+        return Job.model_validate(data)
+    except ValidationError as error:
+        found = problems(error, Job, data)
+    raise InvalidJobError([f"{_origin(path, origins or {}, source)}: {sentence}" for path, sentence in found])
+
+
+def anchored(data: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """Return the raw values of a job with all its paths made absolute.
+
+    Parameters
+    ----------
+    data
+        Raw values, possibly invalid: what is not text where a path belongs stays as it is.
+    base
+        Folder that relative paths start from.
+    """
+    result = dict(data)
+    if isinstance(result.get("scenes"), list):
+        result["scenes"] = [_scene(entry, base) for entry in result["scenes"]]
+    if "aoi" in result:
+        result["aoi"] = _path(result["aoi"], base)
+    if "model" in result:
+        result["model"] = _model(result["model"], base)
+    if isinstance(result.get("models"), list):
+        result["models"] = [_model(entry, base) for entry in result["models"]]
+    if isinstance(result.get("outputs"), dict):
+        result["outputs"] = outputs = dict(result["outputs"])
+        if "folder" in outputs:
+            outputs["folder"] = _path(outputs["folder"], base)
+        if outputs.get("work") not in (None, "auto"):
+            outputs["work"] = _path(outputs["work"], base)
+    return result
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is none of this file system: a URL or one of GDAL's virtual file systems."""
+    return "://" in path or path.startswith("/vsi")
+
+
+def _with_overrides(
+    data: dict[str, Any], overrides: Iterable[str], source: str, origins: dict[tuple[str | int, ...], str]
+) -> Job:
+    for text in overrides:
+        path, value = parse_override(text)
+        # `model` and `models` exclude each other: setting one replaces the other.
+        other = {"model": "models", "models": "model"}.get(path[0])
+        data = {key: kept for key, kept in data.items() if key != other}
+        data = merge(data, anchored(nested(path, value), Path.cwd()))
+        origins = {key: origin for key, origin in origins.items() if key[: len(path)] != path}
+        origins[path] = f"--set {text}"
+    return parse_job(data, source, origins)
+
+
+def _plain(data: Mapping[str, Any]) -> bool:
+    """Whether the section `outputs` is left out, empty, or keys."""
+    return data.get("outputs") is None or isinstance(data["outputs"], dict)
+
+
+def _origin(path: tuple[str | int, ...], origins: Mapping[tuple[str | int, ...], str], source: str) -> str:
+    for length in range(len(path), 0, -1):
+        if path[:length] in origins:
+            return origins[path[:length]]
+    return source
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise JobError(f"{file}: no such file; expected a job file (YAML)") from None
+    except IsADirectoryError:
+        raise JobError(f"{file}: is a folder; expected a job file (YAML)") from None
+    except UnicodeDecodeError:
+        raise JobError(f"{file}: not text in UTF-8; expected a job file (YAML)") from None
+    except OSError as error:
+        raise JobError(f"{file}: cannot be read: {error.strerror}") from None
+
+
+def _path(value: Any, base: Path) -> Any:
+    if not isinstance(value, str) or not value or is_remote(value):
+        return value
+    path = Path(value)
+    return str(base / (path.expanduser() if value.startswith("~") else path))
+
+
+def _model(value: Any, base: Path) -> Any:
+    # A bare name is a bundled model, whatever lies in the folder.
+    return _path(value, base) if isinstance(value, str) and ("/" in value or "\\" in value) else value
+
+
+def _scene(entry: Any, base: Path) -> Any:
+    if isinstance(entry, dict) and isinstance(entry.get("files"), list):
+        return {**entry, "files": [_path(file, base) for file in entry["files"]]}
+    if not isinstance(entry, str) or not entry or is_remote(entry) or Path(entry).is_absolute() or entry[0] == "~":
+        return _path(entry, base)
+    # In a pattern, brackets in the name of the job's own folder are no pattern.
+    return str((Path(glob.escape(str(base))) if glob.has_magic(entry) else base) / entry)
