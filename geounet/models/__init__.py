@@ -1,0 +1,1 @@
+"""Model bundles, the networks they hold, foreign checkpoints, device and precision."""

@@ -1,0 +1,305 @@
+"""A network on a device: tiles in, quantised probabilities out, the same bits for any position in a batch.
+
+Sums of integers do not depend on their order, so blending is exact when probabilities are whole steps; they are
+rounded once, after test-time augmentation was averaged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+
+from geounet.errors import ModelError
+from geounet.models.bundle import Bundle, load_bundle
+from geounet.models.network import load, one_line, stride
+from geounet.models.prepare import prepare
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+logger = logging.getLogger(__name__)
+
+STEPS = 32512
+"""Steps of a quantised probability: 254 * 128, the largest multiple of 254 that int16 holds with room."""
+
+TTA: dict[str, tuple[tuple[int, bool], ...]] = {
+    "none": ((0, False),),
+    "flips": ((0, False), (0, True), (2, True), (2, False)),
+    "d4": tuple((turns, mirrored) for mirrored in (False, True) for turns in range(4)),
+}
+"""Test-time augmentation: quarter turns, and whether the columns are mirrored before them."""
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_KEPT = 4
+
+_lock = threading.Lock()
+_device_lock = threading.Lock()
+_predictors: OrderedDict[tuple[object, ...], Predictor] = OrderedDict()
+_ceilings: dict[tuple[object, ...], int] = {}
+
+
+class Predictor:
+    """A bundle's network, ready on its device.
+
+    Parameters
+    ----------
+    bundle
+        The model.
+    device, precision
+        As `geounet.models.device.resolve` returns them.
+    tta
+        `none`, `flips` (4 forwards) or `d4` (8): forwards of the tile's symmetries, averaged.
+    tile
+        Side of a tile, px.
+    batch
+        Tiles per forward; every forward has exactly this many, the rest are zeros.
+    threads
+        Threads of torch's CPU operators; none leaves torch's setting alone.
+
+    Raises
+    ------
+    ModelError
+        If the bundle's weights do not fit its network, or the device has too little memory for one tile.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: str = "cpu",
+        precision: str = "fp32",
+        tta: str = "none",
+        tile: int,
+        batch: int = 1,
+        threads: int | None = None,
+    ) -> None:
+        if tta not in TTA:
+            raise ModelError(f"tta {tta!r}: expected {', '.join(TTA)}")
+        if precision not in _DTYPES:
+            raise ModelError(f"precision {precision!r}: expected {', '.join(_DTYPES)}")
+        if batch < 1:
+            raise ModelError(f"batch {batch}: expected 1 or more")
+        self.card = bundle.card
+        self.name = bundle.card.name
+        self.tile = tile
+        self.device = torch.device(device)
+        self.precision = precision
+        self.threads = threads
+        self.halved = False
+        """Whether a batch was halved for lack of memory: the batch shape, and so the last bits, may have changed."""
+        self._symmetries = TTA[tta]
+        self._dtype = _DTYPES[precision]
+        self._sigmoid = bundle.card.activation == "sigmoid"
+        self._key = (bundle.sha256, device, precision, tta, tile)
+        self.batch = batch
+        self._lower(_ceilings.get(self._key, batch))
+        self._use_threads()
+        if self.device.type == "cuda":
+            # One kernel for one shape, whatever ran before; and fp32 means fp32.
+            torch.backends.cudnn.benchmark = False
+            torch.backends.cudnn.deterministic = True
+            torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cuda.matmul.allow_tf32 = False
+        network = load(bundle)
+        example = self._example()
+        try:
+            network = prepare(network, self._dtype, example)
+        except RuntimeError as error:
+            raise ModelError(f"{self._refusal(int(example.shape[-1]))}: {one_line(error)}") from error
+        self._network = network.to(self.device)
+
+    def quantised(self, tiles: np.ndarray) -> np.ndarray:
+        """Return the probabilities of tiles in whole steps.
+
+        Parameters
+        ----------
+        tiles
+            Normalised values, float32 `(n, bands, tile, tile)`, finite.
+
+        Returns
+        -------
+        numpy.ndarray
+            `round(p * STEPS)` as int16 `(n, classes, tile, tile)`, p in 0..1.
+
+        Raises
+        ------
+        ModelError
+            If the network returns NaN or infinity, another shape than it was given, fails, or if there is too little
+            memory for a single tile.
+        """
+        bands = len(self.card.input.bands)
+        if tiles.ndim != 4 or tiles.shape[1:] != (bands, self.tile, self.tile):
+            raise ValueError(f"tiles are {tiles.shape}, expected (n, {bands}, {self.tile}, {self.tile})")
+        out = np.empty((len(tiles), self.card.channels, self.tile, self.tile), dtype=np.int16)
+        self._use_threads()
+        start = 0
+        with self._alone(), torch.inference_mode():
+            while start < len(tiles):
+                part = tiles[start : start + self.batch]
+                try:
+                    out[start : start + len(part)] = self._forward(part)
+                except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                    if not _is_out_of_memory(error):
+                        raise ModelError(f"{self._refusal(self.tile)}: {one_line(error)}") from error
+                    reason = one_line(error)
+                else:
+                    start += len(part)
+                    continue
+                # Outside of `except`: the traceback would keep the forward's tensors alive.
+                self._halve(reason)
+        return out
+
+    def _example(self) -> torch.Tensor:
+        """Return a small input: noise, because zeros would hide differences."""
+        side = self.tile if self.card.tile.fixed else min(self.tile, 2 * stride(self.card))
+        shape = (1, len(self.card.input.bands), side, side)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+    def _refusal(self, side: int) -> str:
+        return (
+            f"{self.name}: {self.card.architecture} with encoder {self.card.encoder} fails on tiles of {side} px "
+            f"({self.device}, {self.precision})"
+        )
+
+    def _forward(self, part: np.ndarray) -> np.ndarray:
+        n = len(part)
+        tiles = torch.zeros((self.batch, *part.shape[1:]), dtype=torch.float32)
+        tiles[:n] = torch.from_numpy(np.ascontiguousarray(part, dtype=np.float32))
+        tiles = tiles.to(self.device).contiguous(memory_format=torch.channels_last)
+        total: torch.Tensor | None = None
+        for turns, mirrored in self._symmetries:
+            given = _turned(tiles, turns, mirrored).contiguous(memory_format=torch.channels_last)
+            with self._autocast():
+                logits = self._network(given)
+            self._check(logits, n)
+            logits = logits[:n].float()
+            p = logits.sigmoid_() if self._sigmoid else logits.softmax(dim=1)
+            p = _unturned(p, turns, mirrored)
+            total = p if total is None else total.add_(p)
+        assert total is not None
+        # In place where the sum is ours: multiplied once, rounded to even, narrowed.
+        steps = total.mul_(STEPS / len(self._symmetries)).round_().to(torch.int16)
+        result: np.ndarray = steps.cpu().numpy()
+        return result
+
+    def _check(self, logits: torch.Tensor, n: int) -> None:
+        expected = (self.batch, self.card.channels, self.tile, self.tile)
+        if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != expected:
+            found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+            raise ModelError(
+                f"{self.name}: {self.card.architecture} returned {found} for tiles of {self.tile} px, expected "
+                f"{expected}: a network for this program returns one value a pixel and class (see `upsampling`)"
+            )
+        low, high = torch.aminmax(logits[:n])
+        if not bool(torch.isfinite(low) & torch.isfinite(high)):
+            what = "NaN" if bool(torch.isnan(low)) else "infinite values"
+            hint = (
+                "float16 ends at 65504: use precision bf16 or fp32"
+                if self.precision == "fp16"
+                else "the weights are damaged, or the input is far outside of what the card's value_scaling expects"
+            )
+            raise ModelError(f"{self.name}: the network returned {what} ({self.precision}); {hint}")
+
+    def _halve(self, reason: str) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self.batch == 1:
+            raise ModelError(
+                f"{self.name}: too little memory on {self.device} for one tile of {self.tile} px; "
+                f"use a smaller tile ({reason})"
+            )
+        self._lower(self.batch // 2)
+        logger.warning("%s: out of memory on %s, batch is now %d (%s)", self.name, self.device, self.batch, reason)
+
+    def _lower(self, batch: int) -> None:
+        if batch < self.batch:
+            self.batch = batch
+            self.halved = True
+            # Remembered for the process: probing free memory again would run into the same wall again.
+            _ceilings[self._key] = batch
+
+    def _use_threads(self) -> None:
+        # OpenMP's setting belongs to the calling thread, and setting it empties caches: only where it differs.
+        if self.threads is not None and torch.get_num_threads() != self.threads:
+            torch.set_num_threads(self.threads)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self._dtype)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let one thread at a time use a GPU, so that its memory is needed once."""
+        if self.device.type == "cpu":
+            yield
+        else:
+            with _device_lock:
+                yield
+
+
+def get_predictor(
+    folder: str,
+    sha256: str,
+    device: str,
+    precision: str,
+    tta: Literal["none", "flips", "d4"] | str = "none",
+    tile: int = 512,
+    batch: int = 1,
+    threads: int | None = None,
+) -> Predictor:
+    """Return this process's predictor of a bundle, building it at the first call.
+
+    Safe to call from several threads. The last few predictors are kept.
+
+    Raises
+    ------
+    ModelError
+        If the bundle in `folder` is not the one with this checksum.
+    """
+    key = (folder, sha256, device, precision, tta, tile, batch, threads)
+    with _lock:
+        found = _predictors.get(key)
+        if found is None:
+            bundle = load_bundle(folder if "/" in folder else f"./{folder}")
+            if bundle.sha256 != sha256:
+                raise ModelError(
+                    f"{folder}: another model (sha256 {bundle.sha256[:12]}…) than the run began with ({sha256[:12]}…)"
+                )
+            found = Predictor(
+                bundle, device=device, precision=precision, tta=tta, tile=tile, batch=batch, threads=threads
+            )
+            _predictors[key] = found
+            while len(_predictors) > _KEPT:
+                _predictors.popitem(last=False)
+        _predictors.move_to_end(key)
+        return found
+
+
+def _turned(tiles: torch.Tensor, turns: int, mirrored: bool) -> torch.Tensor:
+    if mirrored:
+        tiles = tiles.flip(-1)
+    return tiles.rot90(turns, (-2, -1)) if turns else tiles
+
+
+def _unturned(tiles: torch.Tensor, turns: int, mirrored: bool) -> torch.Tensor:
+    if turns:
+        tiles = tiles.rot90(-turns, (-2, -1))
+    return tiles.flip(-1) if mirrored else tiles
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return any(
+        sign in text
+        for sign in ("can't allocate memory", "out of memory", "not enough memory", "could not create a memory")
+    )
