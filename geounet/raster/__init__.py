@@ -1,0 +1,1 @@
+"""Scenes and rasters: opening and checking files, validity, resampling, parts, COGs and their sidecars."""

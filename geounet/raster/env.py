@@ -1,0 +1,78 @@
+"""How GDAL is configured, and opening of files without its warnings."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning
+
+CACHE_MB = 256
+"""Size of GDAL's block cache. GDAL's own default is 5 % of the machine's memory, for every process."""
+
+_LOCK = threading.Lock()
+
+
+def gdal_env(cache_mb: int = CACHE_MB) -> dict[str, Any]:
+    """Return the options for `rasterio.Env` under which this package reads and writes.
+
+    GDAL takes the size of its block cache at its first use in a process and never changes it afterwards, so this
+    environment must be the first one a process enters.
+
+    Parameters
+    ----------
+    cache_mb : int
+        Size of the block cache of the process, MiB.
+    """
+    return {
+        "GDAL_CACHEMAX": cache_mb,
+        # Anything else hides masks (.msk), metadata (.aux.xml) and world files beside the image.
+        "GDAL_DISABLE_READDIR_ON_OPEN": "FALSE",
+        # Python code inside a VRT is never run.
+        "GDAL_VRT_ENABLE_PYTHON": "NO",
+        # One decoding thread: the pipeline reads while the network computes, and workers share the machine.
+        "GDAL_NUM_THREADS": 1,
+    }
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    # `catch_warnings` changes the state of the process: one thread at a time.
+    with _LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
+def open_quietly(path: Path, mode: str = "r", **options: Any) -> Any:
+    """Open a raster with rasterio, without its warning about a missing geotransform.
+
+    Parameters
+    ----------
+    path : Path
+        A local file. Paths are passed as `Path`, because rasterio parses strings as URLs.
+    mode : str
+        As for `rasterio.open`.
+    options
+        As for `rasterio.open`.
+
+    Raises
+    ------
+    rasterio.errors.RasterioIOError
+        If GDAL cannot open it.
+    """
+    with _quiet():
+        return rasterio.open(path, mode, **options)
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of an exception, and of its cause where that says more, on one line."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    cause = error.__cause__
+    if cause is not None and str(cause) and str(cause) not in message:
+        message += f" ({' '.join(str(cause).split())})"
+    return message

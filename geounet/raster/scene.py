@@ -1,0 +1,530 @@
+"""Scenes: imagery to segment, from one file or from bands in several files, with one validity per pixel."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import rasterio
+from affine import Affine
+
+from geounet.errors import SceneError
+from geounet.raster import validity
+from geounet.raster.bands import Band, choose
+from geounet.raster.env import gdal_env
+from geounet.raster.georef import apply, crop, ground_sample_distance
+from geounet.raster.resample import coverage, interpolate, source_rect
+from geounet.raster.source import block_bytes, content_files, open_source, read_window
+from geounet.types import Rect
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from geounet.raster.aoi import Area
+
+logger = logging.getLogger(__name__)
+
+RULES = "1"
+"""Version of how pixels and validity are read; part of the fingerprint, so that results of other rules do not mix."""
+
+_HEADER = 65536
+_SEQUENTIAL = frozenset({"PNG", "JPEG", "GIF", "WEBP"})
+_SEQUENTIAL_PIXELS = 10**8
+
+
+@dataclass(frozen=True)
+class SceneSpec:
+    """What to open.
+
+    Attributes
+    ----------
+    name : str
+        Name of the scene.
+    files : tuple of str
+        Local raster files; several hold the bands of one scene.
+    bands : tuple of int or str, optional
+        1-based numbers over all files' bands in order, or names. None: all but alpha.
+    nodata : tuple of float, optional
+        Stored value(s) of fill that the file does not declare: one for all bands, or one a chosen band.
+    aoi : str, optional
+        Vector file: only pixels whose centre lies in its polygons are valid.
+    bbox : tuple of float, optional
+        xmin, ymin, xmax, ymax in the scene's CRS: only this window is the scene.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    bands: tuple[int | str, ...] | None = None
+    nodata: tuple[float, ...] | None = None
+    aoi: str | None = None
+    bbox: tuple[float, float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class SceneInfo:
+    """What a scene is; grid and size are those after cropping to `bbox`.
+
+    Attributes
+    ----------
+    name, files
+        As in the `SceneSpec`.
+    driver : str
+        GDAL's name of the (first file's) format.
+    width, height : int
+        Size of the grid, pixels.
+    band_names : tuple of str
+        Chosen bands in order.
+    dtype : str
+        Common stored type of the chosen bands.
+    crs_wkt : str or None
+        CRS as WKT.
+    transform : tuple of float
+        `a, b, c, d, e, f`: `x = a * col + b * row + c`, `y = d * col + e * row + f`; the identity without georeference.
+    georeferenced : bool
+        Whether the file has a geotransform.
+    gsd : float or None
+        Ground sample distance at the centre, metres; None where it cannot be known.
+    validity : tuple of str
+        Sources of validity that apply: `mask`, `alpha`, `nodata`, `nan`, `fill`, `aoi`.
+    fingerprint : str
+        SHA-256 that changes when the content of the files, the chosen bands, fill, area or window change.
+    block_shape : tuple of int
+        `(rows, cols)` of the file's strips or tiles.
+    decoded_bytes : int
+        Bytes of one decoded strip or tile.
+    warnings : tuple of str
+        What a user should know.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    driver: str
+    width: int
+    height: int
+    band_names: tuple[str, ...]
+    dtype: str
+    crs_wkt: str | None
+    transform: tuple[float, float, float, float, float, float]
+    georeferenced: bool
+    gsd: float | None
+    validity: tuple[str, ...]
+    fingerprint: str
+    block_shape: tuple[int, int]
+    decoded_bytes: int
+    warnings: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(rows, cols)`."""
+        return self.height, self.width
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the attributes as JSON-able values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """Return what `to_dict` (also after JSON) described."""
+        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """One file of a scene, and which of the chosen bands it holds."""
+
+    raster: Any
+    bands: tuple[tuple[int, Band], ...]
+    """Position among the chosen bands, and the band."""
+    shape: tuple[int, int]
+    mask: tuple[int, ...]
+    """Bands whose GDAL mask counts: the first for a mask of the whole file, all where bands have their own."""
+    alpha: int | None
+
+    @cached_property
+    def palette(self) -> NDArray[np.uint8]:
+        table = self.raster.colormap(1)
+        colours = np.zeros((max(table) + 1, 3), dtype=np.uint8)
+        for index, entry in table.items():
+            colours[index] = entry[:3]
+        return colours
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """What one file says of a rectangle of its own grid."""
+
+    raw: dict[int, Any]
+    """Stored values by position among the chosen bands."""
+    good: NDArray[np.bool_] | None
+    """Where mask, alpha, NaN and impossible values let a pixel be valid; None: everywhere."""
+    blank: NDArray[np.bool_] | None
+    """Where all bands that declare a possible nodata value hold it; None: no band declares one."""
+    filled: NDArray[np.bool_] | None
+    """Where all bands hold the job's fill; None: not asked."""
+
+
+class Scene:
+    """An open scene. One thread at a time uses it.
+
+    Use `open_scene`; as a context manager it closes its files.
+    """
+
+    def __init__(self, spec: SceneSpec) -> None:
+        self.spec = spec
+        self._stack = ExitStack()
+        try:
+            with rasterio.Env(**gdal_env()):
+                self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        spec = self.spec
+        if not spec.files:
+            raise SceneError(f"{spec.name}: no files")
+        rasters = [self._stack.enter_context(open_source(file)) for file in spec.files]
+        self._bands = choose(spec.name, rasters, spec.bands)
+        used = sorted({band.file for band in self._bands})
+        for band in self._bands:
+            if band.dtype.startswith("complex"):
+                raise SceneError(f"{rasters[band.file].name}: complex values")
+        self._sources = [
+            _source(rasters[i], tuple((p, b) for p, b in enumerate(self._bands) if b.file == i)) for i in used
+        ]
+        base = min(self._sources, key=lambda s: abs(s.raster.transform.determinant))
+        for source in self._sources:
+            _check_extent(spec.name, base.raster, source.raster)
+        self._base = base.raster
+        self._shape = base.shape
+        crs = self._base.crs
+        self._crs_wkt: str | None = crs.to_wkt() if crs else None
+        whole = Rect(0, 0, *self._shape)
+        self._window = (
+            whole if spec.bbox is None else crop(self._base.transform, whole.cols, whole.rows, spec.bbox, spec.name)
+        )
+        self._fill = self._fill_values()
+        self._area: Area | None = None
+        if spec.aoi is not None:
+            from geounet.raster.aoi import Area
+
+            self._area = Area(spec.aoi, self._crs_wkt, self._base.transform, self._shape)
+        self._sources_of_validity = self._list_validity()
+
+    def _fill_values(self) -> tuple[float, ...] | None:
+        fill = self.spec.nodata
+        if fill is None:
+            return None
+        if len(fill) == 1:
+            return tuple(fill) * len(self._bands)
+        if len(fill) != len(self._bands):
+            raise SceneError(f"{self.spec.name}: {len(fill)} nodata values for {len(self._bands)} bands")
+        return tuple(fill)
+
+    def _list_validity(self) -> tuple[str, ...]:
+        found = []
+        if any(s.mask for s in self._sources):
+            found.append("mask")
+        if any(s.alpha is not None for s in self._sources):
+            found.append("alpha")
+        if any(_declares(b) for b in self._bands):
+            found.append("nodata")
+        if any(np.dtype(b.dtype).kind == "f" for b in self._bands):
+            found.append("nan")
+        if self._fill is not None:
+            found.append("fill")
+        if self._area is not None:
+            found.append("aoi")
+        return tuple(found)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files."""
+        self._stack.close()
+
+    @cached_property
+    def info(self) -> SceneInfo:
+        """What the scene is."""
+        transform = self._base.transform @ Affine.translation(self._window.x0, self._window.y0)
+        referenced = not self._base.transform.is_identity
+        if not referenced:
+            transform = Affine.identity()
+        kinds = [np.dtype(b.dtype) for b in self._bands]
+        return SceneInfo(
+            name=self.spec.name,
+            files=self.spec.files,
+            driver=self._base.driver,
+            width=self._window.cols,
+            height=self._window.rows,
+            band_names=tuple(b.name for b in self._bands),
+            dtype=np.result_type(*kinds).name,
+            crs_wkt=self._crs_wkt,
+            transform=tuple(transform)[:6],
+            georeferenced=referenced,
+            gsd=ground_sample_distance(
+                self._crs_wkt if referenced else None, transform, self._window.cols, self._window.rows
+            ),
+            validity=self._sources_of_validity,
+            fingerprint=self._fingerprint(),
+            block_shape=tuple(self._base.block_shapes[0]),
+            decoded_bytes=max(block_bytes(s.raster) for s in self._sources),
+            warnings=tuple(self._warnings(referenced)),
+        )
+
+    def _warnings(self, referenced: bool) -> list[str]:
+        found = []
+        if not referenced:
+            found.append("no georeference: results are in pixels")
+        elif self._crs_wkt is None:
+            found.append("no CRS: lengths and areas on the ground are unknown")
+        for source in self._sources:
+            raster = source.raster
+            if source.shape != self._shape:
+                found.append(f"{Path(raster.name).name}: resampled from {source.shape[1]} × {source.shape[0]} px")
+            if raster.count == 1 and raster.colorinterp[0].name == "palette":
+                colours = source.bands[0][1].colour is not None
+                found.append(
+                    f"{Path(raster.name).name}: has a colour table: "
+                    + ("read as its colours" if colours else "stored indexes are read; ask for red, green, blue")
+                )
+            if raster.driver in _SEQUENTIAL and raster.width * raster.height > _SEQUENTIAL_PIXELS:
+                found.append(f"{Path(raster.name).name}: {raster.driver} is decoded from its start for every block; "
+                             "gdal_translate -of COG makes it fast")  # fmt: skip
+            for _, band in source.bands:
+                if band.nodata is not None and not validity.occurs(band.nodata, band.dtype):
+                    found.append(f"{band.name}: its nodata value {band.nodata:g} cannot occur in {band.dtype}")
+        if self._area is not None and not self._area.named_crs:
+            found.append(f"{self.spec.aoi}: has no CRS, taken to be in the scene's")
+        return found
+
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        spec = self.spec
+        about: list[Any] = [RULES, list(spec.bands or ()), list(spec.nodata or ()), list(self._window)]
+        for source in self._sources:
+            raster = source.raster
+            about.append([list(b.__dict__.values()) for _, b in source.bands])
+            about.append([raster.driver, *source.shape, list(source.mask), source.alpha, *raster.transform[:6]])
+            for path in content_files(raster):
+                stat = path.stat()
+                about.append([path.name, stat.st_size, stat.st_mtime_ns])
+                with path.open("rb") as file:
+                    digest.update(file.read(_HEADER))
+                    file.seek(max(0, stat.st_size - _HEADER))
+                    digest.update(file.read(_HEADER))
+        about += [self._crs_wkt, self._area.fingerprint if self._area is not None else None]
+        digest.update(json.dumps(about).encode())
+        return digest.hexdigest()
+
+    def read(self, rect: Rect) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Read a rectangle of the scene.
+
+        Parameters
+        ----------
+        rect : Rect
+            Pixels of the scene's grid; not empty, within it.
+
+        Returns
+        -------
+        values : float32 array (bands, rows, cols)
+            In the units of the file (scale and offset applied); 0 where invalid.
+        valid : bool array (rows, cols)
+
+        Raises
+        ------
+        SceneError
+            If the file is damaged there.
+        ValueError
+            If `rect` does not lie within the scene.
+        """
+        values = np.empty((len(self._bands), *rect.shape), dtype=np.float32)
+        valid = self._read(rect, values)
+        if not valid.all():
+            np.copyto(values, 0, where=~valid)
+        return values, valid
+
+    def read_validity(self, rect: Rect) -> NDArray[np.bool_]:
+        """Read which pixels of a rectangle are valid, bool `(rows, cols)`; parameters and errors as in `read`."""
+        return self._read(rect, None)
+
+    def _read(self, rect: Rect, values: NDArray[np.float32] | None) -> NDArray[np.bool_]:
+        whole = Rect(0, 0, self._window.rows, self._window.cols)
+        if rect.empty or rect.intersection(whole) != rect:
+            raise ValueError(f"{rect} does not lie within {whole}")
+        rect = rect.shifted(self._window.y0, self._window.x0)
+        valid = np.ones(rect.shape, dtype=bool)
+        if self._area is not None:
+            valid &= self._area.read(rect)
+        blanks: list[NDArray[np.bool_]] = []
+        fills: list[NDArray[np.bool_]] = []
+        with rasterio.Env(**gdal_env()):
+            for source in self._sources:
+                own = rect if source.shape == self._shape else source_rect(rect, self._shape, source.shape)
+                pixels = self._pixels(source, own, values is not None)
+                if source.shape != self._shape:
+                    pixels = _onto(pixels, own, source.shape, rect, self._shape)
+                if pixels.good is not None:
+                    valid &= pixels.good
+                if pixels.blank is not None:
+                    blanks.append(pixels.blank)
+                if pixels.filled is not None:
+                    fills.append(pixels.filled)
+                if values is not None:
+                    self._store(pixels, values)
+        for planes in (blanks, fills):
+            if planes:
+                valid &= ~np.logical_and.reduce(planes)
+        return valid
+
+    def _store(self, pixels: _Pixels, values: NDArray[np.float32]) -> None:
+        for position, plane in pixels.raw.items():
+            band = self._bands[position]
+            with np.errstate(over="ignore", invalid="ignore"):
+                if band.scale == 1 and band.offset == 0:
+                    values[position] = plane
+                else:
+                    values[position] = plane * np.float64(band.scale) + band.offset
+
+    def _pixels(self, source: _Source, rect: Rect, wanted: bool) -> _Pixels:
+        """Read a rectangle of a file's own grid; without `wanted` only what validity needs."""
+        needed = [
+            (position, band)
+            for position, band in source.bands
+            if wanted or self._fill is not None or _declares(band) or np.dtype(band.dtype).kind == "f"
+        ]
+        indexes = sorted({band.index for _, band in needed})
+        if source.alpha is not None:
+            indexes.append(source.alpha)
+        stored: dict[int, Any] = {}
+        if indexes:
+            stored = dict(zip(indexes, read_window(source.raster, rect, indexes), strict=True))
+        good: NDArray[np.bool_] | None = None
+        for index in source.mask:
+            good = _both(good, read_window(source.raster, rect, [index], masks=True) != 0)
+        if source.alpha is not None:
+            good = _both(good, stored[source.alpha] != 0)
+        blanks = []
+        for _, band in needed:
+            plane = stored[band.index]
+            if plane.dtype.kind == "f":
+                good = _both(good, validity.finite(plane))
+            if not _declares(band) or band.nodata is None:
+                continue
+            if validity.impossible(band.nodata):
+                good = _both(good, ~validity.equals(plane, band.nodata))
+            else:
+                blanks.append((plane, band.nodata))
+        raw = {
+            position: stored[band.index] if band.colour is None else source.palette[stored[band.index], band.colour]
+            for position, band in needed
+        }
+        fill = self._fill
+        return _Pixels(
+            raw=raw,
+            good=good,
+            blank=validity.everywhere(*zip(*blanks, strict=True)) if blanks else None,
+            filled=None if fill is None else validity.everywhere(list(raw.values()), [fill[p] for p in raw]),
+        )
+
+
+def _both(one: NDArray[np.bool_] | None, other: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return one & other
+
+
+def _declares(band: Band) -> bool:
+    return band.nodata is not None and not np.isnan(band.nodata) and validity.occurs(band.nodata, band.dtype)
+
+
+def _source(raster: Any, bands: tuple[tuple[int, Band], ...]) -> _Source:
+    chosen = {band.index for _, band in bands}
+    # An alpha band that is asked for as imagery (some near infrared bands are tagged so) is no validity.
+    alpha = [i for i, colour in enumerate(raster.colorinterp, start=1) if colour.name == "alpha" and i not in chosen]
+    flags = {i: {flag.name for flag in raster.mask_flag_enums[i - 1]} for i in sorted(chosen)}
+    first = next(iter(flags))
+    mask: tuple[int, ...] = ()
+    if "per_dataset" in flags[first] and "alpha" not in flags[first]:
+        mask = (first,)
+    elif not any(flags.values()):
+        mask = tuple(flags)
+    return _Source(raster, bands, raster.shape, mask, alpha[0] if alpha else None)
+
+
+def _check_extent(scene: str, base: Any, other: Any) -> None:
+    """Refuse a file that does not lie on the same ground as the finest one."""
+    if other is base:
+        return
+    if other.crs != base.crs:
+        raise SceneError(f"{other.name}: another CRS than {base.name}; the files of scene {scene} must have one CRS")
+    if base.transform.is_identity and other.shape != base.shape:
+        raise SceneError(
+            f"{other.name}: {other.width} × {other.height} px, {base.name} has {base.width} × {base.height}; "
+            "without georeference the files of a scene must have one size"
+        )
+    inverse = ~base.transform
+    for col, row in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        x, y = apply(inverse, *apply(other.transform, col * other.width, row * other.height))
+        miss = max(abs(x - col * base.width), abs(y - row * base.height))
+        # Grids of one sensor in several resolutions may start at the centre of a pixel instead of its corner.
+        if miss > 0.5 + 1e-6:
+            raise SceneError(
+                f"{other.name}: covers another extent than {base.name} (a corner is {miss:.1f} px away); "
+                f"the files of scene {scene} must cover the same ground"
+            )
+
+
+def _onto(pixels: _Pixels, own: Rect, own_shape: tuple[int, int], rect: Rect, shape: tuple[int, int]) -> _Pixels:
+    """Bring the pixels of a coarser file onto the scene's grid."""
+    missing = [plane for plane in (pixels.blank, pixels.filled) if plane is not None]
+    weight = pixels.good
+    for plane in missing:
+        weight = _both(weight, ~plane)
+
+    def moved(plane: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+        return None if plane is None else coverage(plane, own, own_shape, rect, shape)
+
+    def kept(plane: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+        return None if plane is None else ~coverage(~plane, own, own_shape, rect, shape)
+
+    raw = {p: interpolate(a[None], own, own_shape, rect, shape, weight)[0] for p, a in pixels.raw.items()}
+    return _Pixels(raw, moved(pixels.good), kept(pixels.blank), kept(pixels.filled))
+
+
+def open_scene(spec: SceneSpec) -> Scene:
+    """Open a scene.
+
+    Raises
+    ------
+    SceneError
+        If a file cannot be read or its result could not be trusted.
+    """
+    return Scene(spec)
+
+
+def describe(spec: SceneSpec) -> SceneInfo:
+    """Return what a scene is, after all checks that need no pixels.
+
+    Raises
+    ------
+    SceneError
+        As `open_scene`.
+    """
+    with open_scene(spec) as scene:
+        return scene.info

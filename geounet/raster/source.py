@@ -1,0 +1,189 @@
+"""One raster file: opened, checked, refused with a reason."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from rasterio.errors import RasterioError
+from rasterio.windows import Window
+
+from geounet.errors import SceneError
+from geounet.raster.env import one_line, open_quietly
+from geounet.raster.georef import warp_command
+from geounet.types import Rect
+
+MAX_BLOCK_BYTES = 2**30
+"""Largest strip or tile that is decoded at once."""
+
+_REMOTE = re.compile(r"^\s*(/vsi(?!mem)|[a-z][a-z0-9+.-]{2,}://)", re.IGNORECASE)
+_SOURCE = re.compile(r"<Source(?:Filename|Dataset)\b([^>]*)>([^<]*)<", re.IGNORECASE)
+_MAX_NESTING = 8
+
+_SERVICES = (b"<GDAL_WM", b"<WCS_GDAL", b"<WMT_MS_", b"<WMS_", b"<Capabilities", b'"stac_version"')
+"""Small files that make GDAL fetch pixels from a server."""
+_NETWORK_DRIVERS = frozenset(
+    {"WMS", "WCS", "WMTS", "HTTP", "PLMOSAIC", "EEDA", "EEDAI", "DAAS", "NGW", "OGCAPI", "STACTA", "STACIT"}
+)
+
+
+def _check_path(file: str) -> Path:
+    if _REMOTE.match(file) or file.startswith("/vsi"):
+        raise SceneError(f"{file}: not a local file; copy it to this machine first")
+    path = Path(file)
+    try:
+        if not path.exists():
+            raise SceneError(f"{file}: no such file")
+        if path.is_dir():
+            raise SceneError(f"{file}: a folder, expected a raster file")
+        if path.stat().st_size == 0:
+            raise SceneError(f"{file}: empty file (0 bytes)")
+        with path.open("rb") as raw:
+            head = raw.read(4096)
+    except OSError as error:
+        raise SceneError(f"{file}: cannot be read: {error.strerror or error}") from None
+    if b"<VRTDataset" in head:
+        _check_vrt(path, 0)
+    elif any(mark in head for mark in _SERVICES) and head.lstrip()[:1] in (b"<", b"{"):
+        raise SceneError(f"{file}: describes a server, not local pixels; download the image first")
+    return path
+
+
+def _check_vrt(path: Path, depth: int) -> None:
+    """Refuse a virtual raster that reads anything but local files."""
+    if depth > _MAX_NESTING:
+        raise SceneError(f"{path}: virtual rasters nested more than {_MAX_NESTING} deep")
+    text = path.read_text(encoding="utf-8", errors="replace")
+    for attributes, name in _SOURCE.findall(text):
+        name = name.strip()
+        if _REMOTE.match(name):
+            raise SceneError(f"{path}: reads {name}, which is not a local file; copy its sources to this machine first")
+        source = path.parent / name if re.search(r"relativeToVRT\s*=\s*[\"']1", attributes) else Path(name)
+        if not source.is_file():
+            raise SceneError(f"{path}: its source {name} does not exist")
+        with source.open("rb") as raw:
+            nested = b"<VRTDataset" in raw.read(4096)
+        if nested:
+            _check_vrt(source, depth + 1)
+
+
+def open_source(file: str) -> Any:
+    """Open a local raster file whose pixels can be used.
+
+    Parameters
+    ----------
+    file : str
+        Path of a file; URLs and GDAL's virtual file systems are refused.
+
+    Returns
+    -------
+    rasterio.DatasetReader
+
+    Raises
+    ------
+    SceneError
+        If it is no readable raster, has complex values, is georeferenced by control points or RPCs only, or has
+        strips or tiles too large to decode.
+    """
+    path = _check_path(file)
+    try:
+        raster = open_quietly(path)
+    except RasterioError as error:
+        raise SceneError(f"{file}: not a raster that can be read: {one_line(error)}") from None
+    try:
+        _check(raster, path)
+    except BaseException:
+        raster.close()
+        raise
+    return raster
+
+
+def _check(raster: Any, path: Path) -> None:
+    if raster.driver in _NETWORK_DRIVERS:
+        raise SceneError(f"{path}: read through {raster.driver}, not a local file; download the image first")
+    if raster.count == 0:
+        inside = [name.rsplit(":", 1)[-1] for name in raster.subdatasets]
+        hint = f"; it holds {', '.join(inside[:4])}: extract one with gdal_translate -sds" if inside else ""
+        raise SceneError(f"{path}: has no bands{hint}")
+    if any(name.startswith("complex") for name in raster.dtypes):
+        raise SceneError(
+            f"{path}: complex values ({raster.dtypes[0]}); expected real ones, for example their amplitude"
+        )
+    if raster.transform.is_identity:
+        if raster.gcps[0]:
+            raise SceneError(
+                f"{path}: has ground control points but no geotransform; warp it first: {warp_command(path, gcps=True)}"
+            )
+        if raster.rpcs is not None:
+            raise SceneError(
+                f"{path}: has an RPC model but no geotransform; warp it first: "
+                f"{warp_command(path, gcps=False, rpcs=raster.rpcs)}"
+            )
+    elif raster.transform.is_degenerate:
+        raise SceneError(f"{path}: its geotransform {tuple(raster.transform)[:6]} has no area")
+    if block_bytes(raster) > MAX_BLOCK_BYTES:
+        rows, cols = raster.block_shapes[0]
+        raise SceneError(
+            f"{path}: stored in blocks of {cols} × {rows} px ({block_bytes(raster) / 2**30:.1f} GiB decoded, at most "
+            f"{MAX_BLOCK_BYTES / 2**30:.0f}); retile it first: gdal_translate -of COG"
+        )
+
+
+def block_bytes(raster: Any) -> int:
+    """Return the bytes of one decoded strip or tile, of all bands where they are interleaved."""
+    largest = 0
+    together = raster.count if getattr(raster.interleaving, "name", None) == "pixel" else 1
+    for (rows, cols), name in zip(raster.block_shapes, raster.dtypes, strict=True):
+        largest = max(largest, rows * cols * item_bytes(name) * together)
+    return largest
+
+
+def item_bytes(dtype: str) -> int:
+    """Return the bytes of one value of a rasterio data type."""
+    return int(re.sub(r"\D", "", dtype) or 8) // 8
+
+
+def read_window(raster: Any, rect: Rect, indexes: list[int], *, masks: bool = False) -> Any:
+    """Read bands of a window, or GDAL's mask of the first of them.
+
+    Parameters
+    ----------
+    raster : rasterio.DatasetReader
+    rect : Rect
+        Pixels to read, within the raster.
+    indexes : list of int
+        1-based bands.
+    masks : bool
+        Read the mask (rows, cols) instead of values (bands, rows, cols).
+
+    Raises
+    ------
+    SceneError
+        If the file is damaged there.
+    """
+    window = Window(rect.x0, rect.y0, rect.cols, rect.rows)
+    try:
+        return raster.read_masks(indexes[0], window=window) if masks else raster.read(indexes, window=window)
+    except RasterioError as error:
+        raise SceneError(
+            f"{raster.name}: cannot be read in rows {rect.y0} to {rect.y1}, columns {rect.x0} to {rect.x1}; "
+            f"is the file complete? {one_line(error)}"
+        ) from None
+
+
+def content_files(raster: Any) -> list[Path]:
+    """Return the files whose bytes are this raster's pixels: sources of a VRT and masks, not overviews or metadata."""
+    own = Path(raster.name)
+    files = [own]
+    for name in raster.files:
+        path = Path(name)
+        if path != own and path.suffix.lower() not in _NOT_PIXELS and path.is_file():
+            files.append(path)
+    return sorted(set(files), key=os.fspath)
+
+
+_NOT_PIXELS = frozenset(
+    {".ovr", ".xml", ".prj", ".tfw", ".wld", ".jgw", ".pgw", ".j2w", ".jpgw", ".pngw", ".tifw", ".aux"}
+)
