@@ -64,3 +64,5 @@ def configure(verbosity: int = 0, *, json_lines: bool = False) -> None:
     ours, others = _LEVELS[max(-2, min(2, verbosity))]
     root.setLevel(others)
     logging.getLogger("geounet").setLevel(ours)
+    # Libraries set levels of their own loggers (distributed: INFO); what is shown is decided here.
+    handler.filters = [lambda record: record.levelno >= others or record.name.partition(".")[0] == "geounet"]

@@ -1,0 +1,74 @@
+"""Which vector layers follow from a job and a model's card."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import TypeVar
+
+from geounet.config.card import Card, Kind
+from geounet.config.job import Buildings, Job, Landcover, Roads, Vector
+from geounet.errors import JobError
+
+S = TypeVar("S", Buildings, Roads)
+
+
+def resolve_layers(job: Job, card: Card) -> Vector | None:
+    """Return the layers to make, each resolved to its section (`class` named) or `False`; None: no GeoPackage.
+
+    A layer that the job leaves out is made if the card has a class of its kind; land cover if the classes exclude each
+    other.
+
+    Raises
+    ------
+    JobError
+        If a layer is asked for that the model cannot give: it has no such class, or its classes overlap.
+    """
+    if job.vector == "none":
+        return None
+    asked = job.vector
+    return Vector.model_construct(
+        cell=asked.cell,
+        buildings=_one_class("buildings", asked.buildings, Buildings(), Kind.building, card),
+        roads=_one_class("roads", asked.roads, Roads(), Kind.road, card),
+        landcover=_landcover(asked.landcover, card),
+    )
+
+
+def _one_class(layer: str, asked: S | bool | None, default: S, kind: Kind, card: Card) -> S | bool:
+    of_kind = [c.name for c in card.classes if c.kind == kind]
+    if asked is False or (asked is None and not of_kind):
+        return False
+    section = default if asked is None or isinstance(asked, bool) else asked
+    if section.class_ == "auto":
+        if not of_kind:
+            raise JobError(
+                f"vector.{layer}: the model {card.name} has no class of kind {kind}; leave the layer out, or name "
+                f"one of its classes ({', '.join(c.name for c in card.classes)}) with vector.{layer}.class"
+            )
+        return section.model_copy(update={"class_": of_kind[0]})
+    _check_class(f"vector.{layer}.class", section.class_, [c.name for c in card.classes], card)
+    return section
+
+
+def _landcover(asked: Landcover | bool | None, card: Card) -> Landcover | bool:
+    if asked is False or (asked is None and card.head == "multilabel"):
+        return False
+    if card.head == "multilabel":
+        raise JobError(
+            f"vector.landcover: the classes of the model {card.name} may overlap (multi-label), so they are no "
+            "coverage; leave the layer out"
+        )
+    section = asked if isinstance(asked, Landcover) else Landcover()
+    for name in section.classes or ():
+        _check_class("vector.landcover.classes", name, [c.name for c in card.mask_classes()], card)
+    return section
+
+
+def _check_class(key: str, name: str, known: Iterable[str], card: Card) -> None:
+    names = list(known)
+    if name in names:
+        return
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise JobError(f"{key}: the model {card.name} has no class {name!r}; {hint}it has {', '.join(names)}")
