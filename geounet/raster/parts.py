@@ -41,7 +41,7 @@ _RECT = "rect"
 @cache
 def _compression() -> dict[str, Any]:
     """Return the fastest lossless codec that this GDAL writes."""
-    north_up = rasterio.Affine(1, 0, 0, 0, -1, 0)
+    north_up = rasterio.Affine(2, 0, 0, 0, -2, 0)
     with MemoryFile() as memory:
         with memory.open(
             driver="GTiff", width=1, height=1, count=1, dtype="uint8", compress="ZSTD", transform=north_up
