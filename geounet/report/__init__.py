@@ -1,0 +1,1 @@
+"""Pictures and words about results: preview, STAC item, HTML report."""
