@@ -1,0 +1,38 @@
+"""Segment satellite and aerial scenes of any size with a U-Net on Dask.
+
+The public names are loaded when they are first used, so that `import geounet` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from geounet.batch.run import RunResult, run
+    from geounet.config.job import Job
+    from geounet.errors import GeounetError
+    from geounet.models.api import Model, load_model
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "GeounetError": "geounet.errors",
+    "Job": "geounet.config.job",
+    "Model": "geounet.models.api",
+    "RunResult": "geounet.batch.run",
+    "load_model": "geounet.models.api",
+    "run": "geounet.batch.run",
+}
+
+__all__ = ["GeounetError", "Job", "Model", "RunResult", "__version__", "load_model", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'geounet' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""Many scenes: where they come from, what is already done, locks."""

@@ -1,0 +1,1 @@
+"""One scene on the cluster: plan, driver, ledger. Knows nothing of pixels."""

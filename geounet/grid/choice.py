@@ -41,7 +41,7 @@ def choose_tile(rows: int, cols: int, size: int, overlap: int, multiple: int) ->
     return min(candidates, key=lambda tile: (inferred(tile), tile))
 
 
-def choose_block(grid: TileGrid, workers: int, target_px: int = 4096, per_worker: int = 4) -> int:
+def choose_block(grid: TileGrid, workers: int, target_px: int = 2048, per_worker: int = 4) -> int:
     """Return the tiles per side of a block.
 
     About `target_px` a side, so that a lost block costs little and borders stay few; smaller where that gives each

@@ -1,0 +1,194 @@
+"""A run: all scenes of a job, one after the other, on one cluster; nothing of one scene's failure reaches the next."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from geounet.atomic import write_text
+from geounet.batch.lock import locked
+from geounet.batch.scenes import find_scenes
+from geounet.config.job import Job
+from geounet.engine.cluster import connect
+from geounet.engine.manifest import FORMAT
+from geounet.engine.plan import check_model, versions
+from geounet.engine.pool import Pool
+from geounet.engine.scene import Progress, SceneRun, Silent
+from geounet.errors import ClusterError, GeounetError, JobError, ModelError
+from geounet.models.bundle import Bundle, load_bundle
+from geounet.raster.scene import SceneSpec
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run left.
+
+    Attributes
+    ----------
+    exit_code
+        0 done, 1 all scenes failed, 3 some scenes or blocks failed.
+    manifest
+        Content of `OUT/manifest.json`.
+    folder
+        The output folder.
+    """
+
+    exit_code: int
+    manifest: dict[str, Any]
+    folder: Path
+
+    @property
+    def scenes(self) -> list[dict[str, Any]]:
+        """One entry a scene (and model): `name`, `state` (`done`, `unchanged`, `failed`), `error`, `folder`, …."""
+        return list(self.manifest["scenes"])
+
+
+def work_folder(job: Job) -> Path:
+    """Return where ledger, lock and parts go."""
+    if job.outputs.work == "auto":
+        return Path(job.outputs.folder).absolute() / ".geounet"
+    return Path(job.outputs.work).absolute()
+
+
+def scene_runs(job: Job) -> list[SceneRun]:
+    """Return the scenes and models of a job as runs that have no cluster yet.
+
+    Raises
+    ------
+    JobError
+        If the scenes or their names are wrong.
+    ModelError
+        If a model cannot be used.
+    """
+    specs = find_scenes(job)
+    bundles = [load_bundle(name) for name in job.model_names()]
+    for bundle in bundles:
+        check_model(bundle.card)
+    twice = {b.card.name for b in bundles if [o.card.name for o in bundles].count(b.card.name) > 1}
+    if twice:
+        raise JobError(f"models: two models are named {twice.pop()!r}; their results would overwrite each other")
+    return [_scene_run(job, spec, bundle) for spec in specs for bundle in bundles]
+
+
+def _scene_run(job: Job, spec: SceneSpec, bundle: Bundle) -> SceneRun:
+    folder = Path(job.outputs.folder).absolute() / spec.name
+    if job.models is not None:
+        folder /= bundle.card.name
+    return SceneRun(None, job, spec, bundle, folder, work_folder(job), None)
+
+
+def run(job: Job, client: Any = None, progress: Progress | None = None) -> RunResult:
+    """Run a job: scenes in, masks and GeoPackages out.
+
+    A run that was killed is continued; finished output of the same job, model and input is left as it is.
+
+    Parameters
+    ----------
+    job
+        What to do.
+    client
+        A `distributed.Client` to work on; None follows `job.cluster`. It stays open.
+    progress
+        Told what happens; None is silent.
+
+    Raises
+    ------
+    JobError
+        If scenes are missing or doubly named, or other output stands in the way.
+    ModelError
+        If a model cannot be used.
+    LockedError
+        If another run is at work in the output folder.
+    ClusterError
+        If there is no cluster, or it is lost.
+    """
+    started, clock = datetime.now(UTC), time.monotonic()
+    progress = progress or Silent()
+    runs = scene_runs(job)
+    with locked(work_folder(job)):
+        entries: dict[int, dict[str, Any]] = {}
+        todo: list[tuple[int, SceneRun]] = []
+        for index, scene in enumerate(runs):
+            try:
+                done = scene.finished()
+            except JobError:
+                raise
+            except GeounetError as error:
+                entries[index] = _failed(scene, error)
+                continue
+            if done is None:
+                todo.append((index, scene))
+            else:
+                logger.info("%s: already done", scene.spec.name)
+                entries[index] = _entry(scene, done)
+        if todo:
+            with connect(job.cluster, job.predict.device, client) as (cluster, layout):
+                pool = Pool(cluster, wait_s=job.cluster.wait_s)
+                for index, scene in todo:
+                    scene.pool, scene.layout, scene.progress = pool, layout, progress
+                    entries[index] = _run_one(scene)
+        ordered = [entries[index] for index in range(len(runs))]
+        manifest = {
+            "format": FORMAT,
+            "job": job.model_dump(mode="json", by_alias=True),
+            "versions": versions(),
+            "started": started.isoformat(timespec="seconds"),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - clock, 2),
+            "exit_code": _exit_code(ordered),
+            "scenes": ordered,
+        }
+        out = Path(job.outputs.folder).absolute()
+        if todo or not (out / "manifest.json").exists():
+            _write(out, manifest)
+    return RunResult(manifest["exit_code"], manifest, out)
+
+
+def _run_one(scene: SceneRun) -> dict[str, Any]:
+    logger.info("%s: starting with %s", scene.spec.name, scene.bundle.card.name)
+    try:
+        return _entry(scene, scene.run())
+    except (ClusterError, ModelError, JobError):
+        raise
+    except GeounetError as error:
+        return _failed(scene, error)
+
+
+def _entry(scene: SceneRun, manifest: dict[str, Any]) -> dict[str, Any]:
+    entry = {k: v for k, v in manifest.items() if k not in ("format", "job", "versions")}
+    entry["files"] = {key: str(scene.folder / name) for key, name in manifest.get("files", {}).items()}
+    return {**entry, "folder": str(scene.folder), "error": None}
+
+
+def _failed(scene: SceneRun, error: GeounetError) -> dict[str, Any]:
+    logger.error("%s", error)
+    return {
+        "name": scene.spec.name,
+        "state": "failed",
+        "error": str(error),
+        "folder": str(scene.folder),
+        "model": {"name": scene.bundle.card.name, "sha256": scene.bundle.sha256},
+        "failures": scene.failures,
+        "timings": scene.timings,
+    }
+
+
+def _exit_code(entries: list[dict[str, Any]]) -> int:
+    failed = [e for e in entries if e["state"] == "failed"]
+    if failed:
+        return 1 if len(failed) == len(entries) else 3
+    return 3 if any(e.get("blocks", {}).get("failed") for e in entries) else 0
+
+
+def _write(out: Path, manifest: dict[str, Any]) -> None:
+    from geounet.report.html import write_report
+
+    write_text(out / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    write_report(out / "report.html", manifest)

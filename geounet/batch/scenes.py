@@ -1,0 +1,85 @@
+"""Expanding the `scenes` of a job into files, globs and folders; names are unique."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator
+from pathlib import Path
+
+from geounet.config.job import BandSet, Job
+from geounet.errors import JobError
+from geounet.raster.scene import SceneSpec
+
+ENDINGS = frozenset(
+    {".tif", ".tiff", ".gtiff", ".cog", ".jp2", ".j2k", ".png", ".jpg", ".jpeg", ".vrt", ".img", ".ntf", ".nitf",
+     ".ecw", ".sid", ".bil", ".bsq", ".bip", ".asc", ".hdf", ".nc"}
+)  # fmt: skip
+"""Endings that count as rasters when a folder is searched; a file named outright may have any."""
+
+
+def find_scenes(job: Job) -> list[SceneSpec]:
+    """Return the scenes of a job, in order, each once.
+
+    Raises
+    ------
+    JobError
+        If a pattern matches nothing, or two scenes have one name.
+    """
+    out = Path(job.outputs.folder).resolve()
+    specs: list[SceneSpec] = []
+    seen: set[tuple[Path, ...]] = set()
+    names: dict[str, str] = {}
+    for name, files in _expand(job, out):
+        key = tuple(f.resolve() for f in files)
+        if key in seen:
+            continue
+        seen.add(key)
+        shown = ", ".join(str(f) for f in files)
+        if name.lower() in names:
+            raise JobError(
+                f"two scenes are named {name!r}: {names[name.lower()]} and {shown}; they would overwrite each other: "
+                "rename one, run them into different folders, or name one with {name: …, files: […]}"
+            )
+        names[name.lower()] = shown
+        specs.append(_spec(job, name, files))
+    return specs
+
+
+def _spec(job: Job, name: str, files: list[Path]) -> SceneSpec:
+    nodata: tuple[float, ...] | None = None
+    if job.nodata != "auto":
+        nodata = tuple(float(v) for v in job.nodata) if isinstance(job.nodata, list) else (float(job.nodata),)
+    return SceneSpec(
+        name=name,
+        files=tuple(str(f.absolute()) for f in files),
+        bands=None if job.bands == "auto" else tuple(job.bands),
+        nodata=nodata,
+        aoi=job.aoi,
+        bbox=None if job.bbox is None else (job.bbox[0], job.bbox[1], job.bbox[2], job.bbox[3]),
+    )
+
+
+def _expand(job: Job, out: Path) -> Iterator[tuple[str, list[Path]]]:
+    for entry in job.scenes:
+        if isinstance(entry, BandSet):
+            yield entry.name, [Path(f) for f in entry.files]
+            continue
+        path = Path(entry)
+        if path.is_dir():
+            found = [p for p in sorted(path.rglob("*")) if _is_scene(p, out)]
+            if not found:
+                raise JobError(f"{entry}: the folder holds no raster ({', '.join(sorted(ENDINGS)[:6])}, …)")
+        elif path.exists() or not glob.has_magic(entry):
+            found = [path]  # a missing file is one scene's failure, not the job's
+        else:
+            matches = (Path(p) for p in glob.iglob(entry, recursive=True))  # noqa: PTH207 - absolute patterns too
+            found = sorted(p for p in matches if p.is_file() and not p.resolve().is_relative_to(out))
+            if not found:
+                raise JobError(f"{entry}: matches no file")
+        for file in found:
+            yield file.stem, [file]
+
+
+def _is_scene(path: Path, out: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.parts[-3:] if part not in (".", ".."))
+    return path.suffix.lower() in ENDINGS and path.is_file() and not hidden and not path.resolve().is_relative_to(out)

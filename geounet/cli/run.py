@@ -1,0 +1,70 @@
+"""`geounet run`: the main job."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from geounet.cli.options import json_option, takes_job
+
+if TYPE_CHECKING:
+    from geounet.config.job import Job
+
+
+@click.command(short_help="Segment scenes: masks and GeoPackages.")
+@takes_job
+@click.option("--dry-run", is_flag=True, help="As `geounet plan`: say what would be done, and do nothing.")
+@json_option
+@click.pass_context
+def run(ctx: click.Context, job: Job, dry_run: bool, as_json: bool) -> None:
+    """Segment scenes: scenes in, georeferenced masks and styled GeoPackages out.
+
+    \b
+      $ geounet run job.yaml
+      $ geounet run scene.tif --model demo --out results
+      $ geounet run 'scenes/*.tif' --model ./my_model --out results --set tiling.overlap=128
+
+    The same command continues a run that was killed, and does nothing for scenes that are done.
+    """
+    if dry_run:
+        from geounet.cli.plan import show_plan
+
+        show_plan(job, as_json)
+        return
+    from geounet.batch.run import run as run_job
+    from geounet.cli.progress import Progress
+
+    with Progress() as progress:
+        result = run_job(job, progress=progress)
+    if as_json:
+        click.echo(json.dumps(result.manifest, indent=1))
+    else:
+        for line in summary(result.manifest):
+            click.echo(line)
+    ctx.exit(result.exit_code)
+
+
+def summary(manifest: dict[str, Any]) -> list[str]:
+    """Return what a person wants to know of a run, in lines."""
+    lines = []
+    for scene in manifest["scenes"]:
+        name = scene["name"]
+        if scene["state"] == "failed":
+            lines.append(f"{name}: failed: {scene['error']}")
+            continue
+        if scene["state"] == "unchanged":
+            lines.append(f"{name}: already done, nothing to do ({scene['folder']})")
+            continue
+        tiles, blocks = scene["tiles"], scene["blocks"]
+        seconds = sum(scene["timings"].values())
+        features = ", ".join(f"{count} {layer}" for layer, count in scene.get("features", {}).items())
+        lines.append(
+            f"{name}: done in {seconds:.0f} s: {tiles['inferred']} tiles in {blocks['total']} blocks"
+            + (f"; {features}" if features else "")
+            + (f"; {len(blocks['failed'])} blocks failed and are nodata" if blocks["failed"] else "")
+        )
+        lines.extend(f"  warning: {warning}" for warning in scene.get("warnings", []))
+        lines.extend(f"  {path}" for key, path in scene["files"].items() if key not in ("style", "aux"))
+    return lines

@@ -1,0 +1,128 @@
+"""The manifest of a scene, and publishing its files: everything is complete before anything gets its final name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from geounet.atomic import atomic, write_text
+from geounet.config.job import Job
+from geounet.engine.plan import Plan, versions
+from geounet.models.bundle import Bundle
+
+FORMAT = "geounet-manifest/1"
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Return the manifest of finished output in a folder; None where there is none or it is not readable."""
+    try:
+        return dict(json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
+
+
+def scene_manifest(
+    *,
+    plan: Plan,
+    bundle: Bundle,
+    job: Job,
+    key: str,
+    started: datetime,
+    timings: Mapping[str, float],
+    infer: Mapping[str, Mapping[str, Any]],
+    counts: list[dict[str, int]],
+    features: Mapping[str, Any],
+    failures: list[dict[str, Any]],
+    files: Mapping[str, str],
+    deaths: int,
+) -> dict[str, Any]:
+    """Return the manifest of a scene whose files are ready."""
+    recipe, info = plan.recipe, plan.info
+    tiles = sum(int(receipt["tiles"]) for receipt in infer.values())
+    failed = sorted({str(f["block"]) for f in failures})
+    return {
+        "format": FORMAT,
+        "name": info.name,
+        "state": "done",
+        "key": key,
+        "job": job.model_dump(mode="json", by_alias=True),
+        "versions": versions(),
+        "model": {"name": bundle.card.name, "sha256": bundle.sha256},
+        "input": info.to_dict(),
+        "grid": plan.grid_summary,
+        "device": recipe.device,
+        "precision": recipe.precision,
+        "batch": recipe.batch,
+        "tta": recipe.tta,
+        "tiles": {"grid": recipe.tiles.count, "valid": tiles, "inferred": tiles},
+        "blocks": {"total": recipe.blocks.count, "done": len(infer), "failed": failed},
+        "worker_deaths": deaths,
+        "batch_halved": any(bool(receipt.get("halved")) for receipt in infer.values()),
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "timings": dict(timings),
+        "area": _areas(plan, counts),
+        "features": dict(features.get("features", features)),
+        "vectors": dict(features),
+        "failures": failures,
+        "warnings": [*info.warnings, *(f"block {name} failed: its pixels are nodata" for name in failed)],
+        "files": dict(files),
+    }
+
+
+def _areas(plan: Plan, counts: list[dict[str, int]]) -> dict[str, Any]:
+    """Return pixels and, where the ground sample distance is known, square metres per class."""
+    card = plan.card
+    pixel = None if plan.info.gsd is None else plan.info.gsd**2
+
+    def area(pixels: int) -> dict[str, Any]:
+        return {"pixels": pixels, "m2": None if pixel is None else round(pixels * pixel, 2)}
+
+    if card.head == "multilabel":
+        return {c.name: area(band.get("1", 0)) for c, band in zip(card.classes, counts, strict=False)}
+    band = counts[0] if counts else {}
+    areas = {c.name: area(band.get(str(c.code), 0)) for c in card.mask_classes()}
+    return {**areas, "nodata": area(band.get("255", 0))}
+
+
+def publish(manifest: dict[str, Any], plan: Plan, staging: Path, folder: Path, started: datetime) -> None:
+    """Give the files of a scene their final names, the STAC item and the manifest last.
+
+    Until the manifest is there the output does not count as finished, and the next run makes it again.
+    """
+    from geounet.report.stac import write_item
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "manifest.json").unlink(missing_ok=True)
+    files = dict(manifest["files"])
+    for name in files.values():
+        _move(staging / name, folder / name)
+    item = folder / f"{plan.info.name}.json"
+    write_item(
+        item,
+        info=plan.info,
+        card=plan.card,
+        assets={key: folder / name for key, name in files.items()},
+        started=started,
+        finished=datetime.now(UTC),
+        software=versions(),
+        source_files=plan.info.files,
+        extra={},
+    )
+    files["item"] = item.name
+    manifest["files"] = files
+    write_text(folder / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+
+
+def _move(source: Path, dest: Path) -> None:
+    """Rename, or copy and rename where the work folder is on another file system."""
+    try:
+        source.replace(dest)
+    except OSError:
+        with atomic(dest) as temporary:
+            shutil.copyfile(source, temporary)
+        source.unlink()

@@ -1,0 +1,278 @@
+"""Resolving a job for one scene and one model: every `auto` becomes a value, every mismatch an error."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+from geounet.config.card import Card
+from geounet.config.job import Job, Vector
+from geounet.engine.ledger import fingerprint
+from geounet.errors import JobError, ModelError, SceneError
+from geounet.grid.blocks import BlockGrid
+from geounet.grid.choice import choose_block, choose_overlap, choose_tile, round_up
+from geounet.grid.tiles import TileGrid
+from geounet.models.bundle import Bundle
+from geounet.predict.recipe import Recipe
+from geounet.raster.resample import model_grid
+from geounet.raster.scene import SceneInfo, SceneSpec
+
+COMPUTE_VERSION = 1
+"""Raised whenever the same job would give other pixels: parts of older versions are then not continued."""
+
+GSD_TOLERANCE = 0.2
+"""Relative difference of ground sample distances up to which a scene is taken as it is."""
+
+PACKAGES = ("geounet", "torch", "segmentation-models-pytorch", "timm", "rasterio", "numpy", "shapely", "dask")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that results depend on."""
+    return {name: version(name) for name in PACKAGES}
+
+
+def scene_bands(job: Job, card: Card) -> tuple[int | str, ...] | None:
+    """Return which bands of a scene to read for a model."""
+    if job.bands == "auto":
+        return None
+    return tuple(job.bands)
+
+
+def check_bands(info: SceneInfo, card: Card) -> None:
+    """Check the bands of a described scene against the card.
+
+    Raises
+    ------
+    SceneError
+        If their number differs.
+    """
+    wanted = len(card.input.bands)
+    if len(info.band_names) != wanted:
+        raise SceneError(
+            f"{info.files[0]}: has {len(info.band_names)} bands ({', '.join(info.band_names)}), the model {card.name} "
+            f"takes {wanted} ({', '.join(card.input.bands)}); choose them with `bands`, for example "
+            f"--set bands={','.join(str(i + 1) for i in range(wanted))}"
+        )
+
+
+def choose_bands(info: SceneInfo, card: Card) -> tuple[int | str, ...] | None:
+    """Return the bands of a scene (described with all its bands) that fit the card when the job says `auto`.
+
+    By name where the scene has all the card's names; else all bands where their number is right; else, for a scene
+    with more bands than the card takes, nothing is guessed.
+    """
+    names = [name.lower() for name in info.band_names]
+    if all(band.lower() in names for band in card.input.bands) and len(set(names)) == len(names):
+        return tuple(names.index(band.lower()) + 1 for band in card.input.bands)
+    return None
+
+
+def check_data_type(info: SceneInfo, card: Card, job: Job) -> None:
+    """Check the data type of a scene against the card.
+
+    Raises
+    ------
+    SceneError
+        If it differs and the job does not say to ignore that.
+    """
+    wanted = card.input.data_type
+    if job.data_type == "refuse" and wanted != "any" and info.dtype != wanted:
+        raise SceneError(
+            f"{info.files[0]}: holds {info.dtype}, the model {card.name} was trained on {wanted}: its values would be "
+            "out of range; rescale it (gdal_translate -ot … -scale …), or set data_type: ignore if the values do match"
+        )
+
+
+def choose_grid(info: SceneInfo, card: Card, job: Job) -> tuple[tuple[int, int], float | None]:
+    """Return the model grid `(rows, cols)` and the ratio scene GSD / model GSD (None if unknown).
+
+    Raises
+    ------
+    SceneError
+        If they differ by over 20 % and the job says `refuse`.
+    """
+    shape = info.height, info.width
+    if card.gsd is None or info.gsd is None:
+        if job.resample == "auto" and card.gsd is not None:
+            raise SceneError(
+                f"{info.files[0]}: its ground sample distance is unknown (no CRS), so it cannot be resampled to the "
+                f"{card.gsd:g} m of the model {card.name}; georeference it, or set resample: never"
+            )
+        return shape, None
+    ratio = info.gsd / card.gsd
+    differs = abs(ratio - 1) > GSD_TOLERANCE
+    if differs and job.resample == "refuse":
+        raise SceneError(
+            f"{info.files[0]}: ground sample distance is {info.gsd:.3g} m, the model {card.name} was trained on "
+            f"{card.gsd:.3g} m; set resample: auto to bring it to the model's, or resample: never to run it as it is"
+        )
+    if differs and job.resample == "auto":
+        return model_grid(info, card.gsd), ratio
+    return shape, ratio
+
+
+def resolve_tiling(shape: tuple[int, int], card: Card, job: Job, multiple: int, workers: int) -> tuple[int, int, int]:
+    """Return tile, overlap and tiles per side of a block.
+
+    Raises
+    ------
+    JobError
+        If a given value does not suit the network.
+    """
+    rows, cols = shape
+    size = card.tile.size
+    given_tile, given_overlap = job.tiling.tile, job.tiling.overlap
+    base = size if given_tile == "auto" else given_tile
+    if isinstance(given_overlap, int):
+        overlap = given_overlap
+    elif card.tile.overlap is not None and given_tile == "auto":
+        overlap = card.tile.overlap
+    else:
+        overlap = choose_overlap(base, multiple)
+    if card.tile.fixed:
+        if given_tile not in ("auto", size):
+            raise JobError(f"tiling.tile: the model {card.name} only takes {size} px, found {given_tile}")
+        tile = size
+    elif given_tile != "auto":
+        tile = given_tile
+    else:
+        tile = choose_tile(rows, cols, size, overlap, multiple)
+    if tile % multiple:
+        raise JobError(
+            f"tiling.tile: {tile} px is no multiple of the network's {multiple} px; use {round_up(tile, multiple)}"
+        )
+    if overlap < 0 or overlap > tile // 2:
+        raise JobError(f"tiling.overlap: must be 0 to half a tile ({tile // 2} px), found {overlap}")
+    if overlap % multiple and not card.tile.fixed:
+        raise JobError(
+            f"tiling.overlap: {overlap} px is no multiple of the network's {multiple} px, so tiles would start off its "
+            f"stride; use {overlap // multiple * multiple} or {round_up(overlap, multiple)}"
+        )
+    grid = TileGrid(rows, cols, tile, overlap)
+    if job.tiling.block == "auto":
+        side = choose_block(grid, workers)
+    elif job.tiling.block == "scene":
+        side = max(grid.shape)
+    else:
+        side = min(job.tiling.block, max(grid.shape))
+    return tile, overlap, side
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job resolved for one scene and one model."""
+
+    recipe: Recipe
+    info: SceneInfo
+    card: Card
+    ratio: float | None
+    """Scene's ground sample distance over the model's."""
+
+    @property
+    def grid_summary(self) -> dict[str, Any]:
+        """Tile, overlap, block and grids, for manifests and `plan`."""
+        tiles = self.recipe.tiles
+        blocks = BlockGrid(tiles, self.recipe.side)
+        return {
+            "tile": self.recipe.tile,
+            "overlap": self.recipe.overlap,
+            "stride": tiles.stride,
+            "block": self.recipe.side,
+            "tiles": tiles.count,
+            "blocks": blocks.count,
+            "model_grid": list(self.recipe.model_shape),
+            "scene_grid": list(self.recipe.scene_shape),
+            "resampled": self.recipe.resampled,
+            "gsd_ratio": None if self.ratio is None else round(self.ratio, 4),
+            "inferred_per_pixel": round(tiles.count * tiles.tile**2 / math.prod(self.recipe.model_shape), 3),
+        }
+
+
+def pixel_key(job: Job, bundle: Bundle, info: SceneInfo, spec: SceneSpec) -> str:
+    """Return the identity of the pixels: all that they depend on, and nothing else."""
+    settings = job.model_dump(mode="json", include={"resample", "data_type", "tiling", "predict", "nodata", "bands"})
+    return fingerprint(
+        COMPUTE_VERSION,
+        versions(),
+        settings,
+        {"probability": keeps_probability(job)},
+        bundle.sha256,
+        info.fingerprint,
+        asdict(spec),
+    )
+
+
+def job_key(job: Job, pixels: str) -> str:
+    """Return the identity of a scene's finished output."""
+    settings = job.model_dump(mode="json", include={"vector", "max_failed_blocks"}, by_alias=True)
+    return fingerprint(pixels, settings, job.outputs.probability)
+
+
+def keeps_probability(job: Job) -> bool:
+    """Return whether parts hold probabilities: for the probability COG, or for the confidence of features."""
+    return job.outputs.probability or job.vector != "none"
+
+
+def vector_sections(job: Job, card: Card) -> Vector | None:
+    """Return the layers to make, each resolved to its section or False; None for no GeoPackage.
+
+    Raises
+    ------
+    JobError
+        If a layer is asked for whose class the card has not.
+    """
+    from geounet.config.job import Buildings, Landcover, Roads
+
+    if job.vector == "none":
+        return None
+    names = {c.name for c in card.mask_classes()}
+    resolved: dict[str, Any] = {"cell": job.vector.cell}
+    for layer, kind, section in (("buildings", "building", Buildings), ("roads", "road", Roads)):
+        asked = getattr(job.vector, layer)
+        of_kind = [c.name for c in card.classes if c.kind == kind]
+        if asked is False or (asked is None and not of_kind):
+            resolved[layer] = False
+            continue
+        wanted = asked if isinstance(asked, Buildings | Roads) else section()
+        if wanted.class_ == "auto":
+            if not of_kind:
+                raise JobError(
+                    f"vector.{layer}: the model {card.name} has no class of kind {kind}; name one with "
+                    f"vector.{layer}.class (it has {', '.join(sorted(names))})"
+                )
+            wanted = wanted.model_copy(update={"class_": of_kind[0]})
+        elif wanted.class_ not in names:
+            raise JobError(
+                f"vector.{layer}.class: the model {card.name} has no class {wanted.class_!r} "
+                f"(it has {', '.join(sorted(names))})"
+            )
+        resolved[layer] = wanted
+    asked = job.vector.landcover
+    if asked is False or (asked is None and card.head == "multilabel"):
+        resolved["landcover"] = False
+    elif card.head == "multilabel":
+        raise JobError(f"vector.landcover: the classes of the multi-label model {card.name} overlap: no coverage")
+    else:
+        section_ = asked if isinstance(asked, Landcover) else Landcover()
+        unknown = sorted(set(section_.classes or ()) - names)
+        if unknown:
+            raise JobError(
+                f"vector.landcover.classes: the model {card.name} has no class {unknown[0]!r} "
+                f"(it has {', '.join(sorted(names))})"
+            )
+        resolved["landcover"] = section_
+    return Vector.model_construct(**resolved)
+
+
+def check_model(card: Card) -> None:
+    """Check that a card can be used at all.
+
+    Raises
+    ------
+    ModelError
+        If the mask could not hold its classes.
+    """
+    if max(c.code for c in card.classes) >= 255:
+        raise ModelError(f"the model {card.name} has a class code over 254; 255 is nodata")

@@ -1,0 +1,222 @@
+"""Running tasks on a Dask cluster through a bounded window, with our own account of deaths and retries.
+
+Never everything at once: a dying worker makes Dask suspect every task assigned to it, so few are (docs/decisions/0005).
+`retries=` of Dask is not about deaths, and its own limits are not ours to set on a shared cluster.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import queue
+import time
+import traceback
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from geounet.errors import ClusterError, GeounetError, ModelError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+DEATHS = 4
+"""Worker deaths after which a task is given up; from `ALONE` on it runs by itself, so that the blame is its own."""
+
+ALONE = 2
+
+TRIES = 2
+"""Executions of a task that raises, before it counts as failed."""
+
+TICK = 1.0
+"""Seconds between looks at the cluster while nothing finishes."""
+
+
+@dataclass
+class Task:
+    """One call to make somewhere."""
+
+    name: str
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    urgent: bool = False
+    """Whether it goes before those that wait."""
+    deaths: int = 0
+    tries: int = 0
+    errors: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a task ended."""
+
+    task: Task
+    result: Any = None
+    error: str | None = None
+    """One line; None if it succeeded."""
+
+
+class Pool:
+    """A client with a window.
+
+    Parameters
+    ----------
+    client
+        A `distributed.Client`.
+    wait_s
+        How long the cluster may be without workers, seconds.
+    on_event
+        Called with `(event, details)` for deaths and retries.
+    """
+
+    def __init__(
+        self, client: Any, *, wait_s: float = 120.0, on_event: Callable[[str, dict[str, Any]], None] | None = None
+    ) -> None:
+        self.client = client
+        self.wait_s = wait_s
+        self._on_event = on_event or (lambda _event, _details: None)
+        self.deaths = 0
+
+    def window(self) -> int:
+        """Return how many tasks may be at the cluster: one running and one waiting for each thread."""
+        return max(2, 2 * sum(self.client.nthreads().values()))
+
+    def run(
+        self, tasks: Iterable[Task], follow: Callable[[Outcome], Iterable[Task]] | None = None
+    ) -> Iterator[Outcome]:
+        """Yield the outcome of every task, in any order; `follow` returns the tasks that an outcome unlocks.
+
+        Raises
+        ------
+        ClusterError
+            If the scheduler is lost, or no worker is there for `wait_s` seconds.
+        ModelError
+            If the model cannot be used: no other task would fare better.
+        """
+        waiting: deque[Task] = deque(tasks)
+        running: dict[Any, Task] = {}
+        finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        lonely_since: float | None = None
+        window = self.window()
+        refreshed = time.monotonic()
+        try:
+            while waiting or running:
+                alone = any(task.deaths >= ALONE for task in running.values())
+                while waiting and not alone and len(running) < window:
+                    if waiting[0].deaths >= ALONE:
+                        if running:
+                            break
+                        alone = True
+                    task = waiting.popleft()
+                    future = self._submit(task)
+                    running[future] = task
+                    future.add_done_callback(finished.put)
+                try:
+                    future = finished.get(timeout=TICK)
+                except queue.Empty:
+                    lonely_since = self._watch(lonely_since)
+                    window = self.window() or window
+                    continue
+                lonely_since = None
+                if time.monotonic() - refreshed > 10 * TICK:
+                    window, refreshed = self.window(), time.monotonic()
+                task = running.pop(future)
+                outcome = self._judge(task, future)
+                future.release()
+                if outcome is None:
+                    (waiting.append if task.deaths >= ALONE else waiting.appendleft)(task)
+                    continue
+                if follow is not None:
+                    for unlocked in follow(outcome):
+                        (waiting.appendleft if unlocked.urgent else waiting.append)(unlocked)
+                yield outcome
+        finally:
+            if running:
+                self.client.cancel(list(running), force=True)
+
+    def _submit(self, task: Task) -> Any:
+        # A key of its own for each attempt: on a shared scheduler an erred key would be answered from memory.
+        key = f"geounet-{task.name}-{uuid.uuid4().hex[:12]}"
+        return self.client.submit(task.function, *task.args, key=key, pure=False, retries=0)
+
+    def _watch(self, lonely_since: float | None) -> float | None:
+        if self.client.status not in ("running", "connecting"):
+            raise ClusterError("the connection to the Dask scheduler is lost; run again to continue")
+        if self.client.nthreads():
+            return None
+        now = time.monotonic()
+        if lonely_since is not None and now - lonely_since > self.wait_s:
+            raise ClusterError(f"no worker for {self.wait_s:.0f} s; run again to continue")
+        return lonely_since if lonely_since is not None else now
+
+    def _judge(self, task: Task, future: Any) -> Outcome | None:
+        """Return the outcome, or None if the task is to be run again."""
+        from distributed import CancelledError, KilledWorker
+
+        if future.status == "finished":
+            return Outcome(task, future.result())
+        try:
+            error: BaseException = future.exception() or CancelledError(str(future.key))
+        except BaseException as raised:
+            error = raised
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise error
+        if isinstance(error, KilledWorker | CancelledError):
+            if self.client.status not in ("running", "connecting"):
+                raise ClusterError("the connection to the Dask scheduler is lost; run again to continue")
+            task.deaths += 1
+            self.deaths += 1
+            self._on_event("death", {"task": task.name, "deaths": task.deaths})
+            logger.warning("%s: its worker died (%d of %d)", task.name, task.deaths, DEATHS)
+            if task.deaths < DEATHS:
+                return None
+            return Outcome(task, error=f"the worker died {task.deaths} times while at it")
+        if isinstance(error, ModelError):
+            raise error
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise GeounetError(f"disk full: {error}; free space and run again to continue") from None
+        task.tries += 1
+        line = str(error) if isinstance(error, GeounetError) else f"{type(error).__name__}: {error}"
+        task.errors.append(line)
+        self._on_event("error", {"task": task.name, "try": task.tries, "error": line})
+        if task.tries < TRIES:
+            logger.warning("%s: %s; trying again", task.name, line)
+            return None
+        if not isinstance(error, GeounetError):
+            logger.error("%s failed:\n%s", task.name, "".join(traceback.format_exception(error)))
+        return Outcome(task, error=line)
+
+
+class PoolExecutor:
+    """The pool as a `geounet.types.Executor`.
+
+    Parameters
+    ----------
+    pool
+        Where to run.
+    progress
+        Called with `(label, done, total)`.
+    """
+
+    def __init__(self, pool: Pool, progress: Callable[[str, int, int], None] | None = None) -> None:
+        self._pool = pool
+        self._progress = progress or (lambda _label, _done, _total: None)
+
+    def map(self, function: Callable[[T], R], items: Sequence[T], label: str) -> Iterator[R]:
+        """Yield `function(item)` for every item, in any order.
+
+        Raises
+        ------
+        GeounetError
+            If an item fails for good.
+        """
+        tasks = [Task(f"{label}-{index}", function, (item,)) for index, item in enumerate(items)]
+        for done, outcome in enumerate(self._pool.run(tasks), start=1):
+            if outcome.error is not None:
+                raise GeounetError(f"{outcome.task.name}: {outcome.error}")
+            self._progress(label, done, len(tasks))
+            yield outcome.result

@@ -1,0 +1,385 @@
+"""The driver of one scene: its stages in order, each continued from what the ledger says is done."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from geounet.config.job import Job, Vector
+from geounet.engine.cluster import Layout
+from geounet.engine.ledger import Ledger
+from geounet.engine.manifest import publish, read_manifest, scene_manifest
+from geounet.engine.plan import (
+    Plan,
+    check_bands,
+    check_data_type,
+    choose_bands,
+    choose_grid,
+    job_key,
+    keeps_probability,
+    pixel_key,
+    resolve_tiling,
+    vector_sections,
+    versions,
+)
+from geounet.engine.pool import Outcome, Pool, PoolExecutor, Task
+from geounet.errors import GeounetError, OutputExistsError, SceneError
+from geounet.grid.blocks import Block, BlockId
+from geounet.models.bundle import Bundle
+from geounet.predict.decide import add_counts
+from geounet.predict.infer import infer_block
+from geounet.predict.probe import best_batch, probe
+from geounet.predict.recipe import Recipe
+from geounet.predict.regrid import chunks, regrid_chunk
+from geounet.predict.seal import remove_borders, seal_block
+from geounet.predict.stitch import model_mosaic, probability_mosaic, stitch
+from geounet.raster.scene import SceneInfo, SceneSpec, describe
+
+logger = logging.getLogger(__name__)
+
+
+class Progress(Protocol):
+    """What a run tells about itself while it goes on."""
+
+    def update(self, stage: str, done: int, total: int, extra: str = "", pixels: int = 0) -> None:
+        """Say how much of a stage is done, and how many pixels this run has finished in it so far."""
+        ...
+
+
+class Silent:
+    """Progress that nobody watches."""
+
+    def update(self, stage: str, done: int, total: int, extra: str = "", pixels: int = 0) -> None:
+        """Do nothing."""
+
+
+@dataclass
+class SceneRun:
+    """One scene and one model, from the input to the published files."""
+
+    pool: Pool | None
+    job: Job
+    spec: SceneSpec
+    bundle: Bundle
+    folder: Path
+    """Where the finished files go."""
+    work: Path
+    layout: Layout | None
+    progress: Progress = field(default_factory=Silent)
+    timings: dict[str, float] = field(default_factory=dict)
+    failures: list[dict[str, Any]] = field(default_factory=list)
+
+    def run(self) -> dict[str, Any]:
+        """Do what is left to do, publish the files, and return the scene's manifest.
+
+        Raises
+        ------
+        GeounetError
+            If the scene is refused or fails, the cluster is lost, or other output stands in the way.
+        """
+        started = datetime.now(UTC)
+        plan, ledger = self.prepare()
+        recipe = plan.recipe
+        ledger.note("start", blocks=recipe.blocks.count, tile=recipe.tile)
+        staging = ledger.folder / "final"
+        with self._timed("inference"):
+            infer, seal, failed = self._blocks(recipe, ledger)
+        counts: list[dict[str, int]] = []
+        if recipe.resampled:
+            with self._timed("regrid"):
+                counts = self._regrid(recipe, ledger, failed)
+        else:
+            for receipt in [*infer.values(), *seal.values()]:
+                counts = add_counts(counts, receipt["counts"])
+        tags = self._tags(plan)
+        with self._timed("stitch"):
+            stitched = self._one(
+                "stitch", stitch, (recipe, plan.info, failed, str(staging), self.job.outputs.probability, tags)
+            )
+        files = dict(stitched["files"])
+        features: dict[str, Any] = {}
+        sections = vector_sections(self.job, plan.card)
+        if sections is not None:
+            with self._timed("vectors"):
+                features = self._vectors(plan, sections, staging, ledger, tags)
+            files["vectors"] = f"{plan.info.name}.gpkg"
+        with self._timed("preview"):
+            files["preview"] = self._preview(plan, staging, files)
+        manifest = scene_manifest(
+            plan=plan,
+            bundle=self.bundle,
+            job=self.job,
+            key=job_key(self.job, ledger.key),
+            started=started,
+            timings=self.timings,
+            infer=infer,
+            counts=counts,
+            features=features,
+            failures=self.failures,
+            files=files,
+            deaths=self.pool.deaths,
+        )
+        publish(manifest, plan, staging, self.folder, started)
+        ledger.remove_parts()
+        return manifest
+
+    # Preparation ---------------------------------------------------------------------------------------------------
+
+    def describe(self) -> tuple[SceneSpec, SceneInfo]:
+        """Describe the scene with the bands that the model takes, and check them.
+
+        Raises
+        ------
+        SceneError
+            If it cannot be read or does not fit the card.
+        """
+        card, spec = self.bundle.card, self.spec
+        info = describe(spec)
+        if self.job.bands == "auto":
+            chosen = choose_bands(info, card)
+            if chosen is not None and chosen != tuple(range(1, len(info.band_names) + 1)):
+                spec = replace(spec, bands=chosen)
+                info = describe(spec)
+        check_bands(info, card)
+        check_data_type(info, card, self.job)
+        return spec, info
+
+    def finished(self) -> dict[str, Any] | None:
+        """Return the manifest of this job's finished output, or None if there is work to do. Needs no cluster.
+
+        Raises
+        ------
+        SceneError
+            If the scene is refused.
+        OutputExistsError
+            If finished output of another job, model or input is in the folder and `overwrite` is not set.
+        """
+        spec, info = self.describe()
+        choose_grid(info, self.bundle.card, self.job)
+        vector_sections(self.job, self.bundle.card)
+        return self._finished(job_key(self.job, pixel_key(self.job, self.bundle, info, spec)))
+
+    def prepare(self, *, dry: bool = False) -> tuple[Plan, Ledger]:
+        """Resolve the job for this scene; a `dry` run leaves no record."""
+        spec, info = self.describe()
+        shape, ratio = choose_grid(info, self.bundle.card, self.job)
+        key = pixel_key(self.job, self.bundle, info, spec)
+        ledger = Ledger(self.work, self._name(), key)
+        record = ledger.read_record()
+        if record is not None:
+            recipe = Recipe(
+                **{
+                    **record["recipe"],
+                    "scene": SceneSpec(**{k: _tupled(v) for k, v in record["recipe"]["scene"].items()}),
+                    "scene_shape": tuple(record["recipe"]["scene_shape"]),
+                    "model_shape": tuple(record["recipe"]["model_shape"]),
+                    "folder": str(ledger.folder),
+                    "model": str(self.bundle.folder),
+                    "threads": self._threads(),
+                }
+            )
+        else:
+            recipe = self._resolve(spec, info, shape, key, ledger)
+            if not dry:
+                ledger.write_record({"recipe": asdict(recipe), "versions": versions(), "scene": info.to_dict()})
+        return Plan(recipe, info, self.bundle.card, ratio), ledger
+
+    def _name(self) -> str:
+        return self.folder.name if self.job.models is None else f"{self.folder.parent.name}/{self.folder.name}"
+
+    def _threads(self) -> int:
+        if self.layout is not None:
+            return self.layout.threads
+        # On a cluster that is not ours a worker's share is its threads; 0 leaves torch as it is there.
+        return self.job.cluster.threads if isinstance(self.job.cluster.threads, int) else 0
+
+    def _resolve(self, spec: SceneSpec, info: SceneInfo, shape: tuple[int, int], key: str, ledger: Ledger) -> Recipe:
+        job, bundle = self.job, self.bundle
+        answer = self._one(
+            "probe",
+            probe,
+            (str(bundle.folder), bundle.sha256, job.predict.device, job.predict.precision, str(self.work)),
+        )
+        workers = len(self.pool.client.nthreads()) or 1
+        tile, overlap, side = resolve_tiling(shape, bundle.card, job, int(answer["multiple"]), workers)
+        batch = job.predict.batch
+        if batch == "auto":
+            batch = self._one("batch", best_batch, (str(bundle.folder), answer["device"], answer["precision"], tile))
+        return Recipe(
+            scene=spec,
+            fingerprint=key,
+            model=str(bundle.folder),
+            model_sha256=bundle.sha256,
+            scene_shape=(info.height, info.width),
+            model_shape=shape,
+            tile=tile,
+            overlap=overlap,
+            side=side,
+            device=answer["device"],
+            precision=answer["precision"],
+            batch=int(batch),
+            tta=job.predict.tta,
+            threads=self._threads(),
+            keep_probability=keeps_probability(job),
+            folder=str(ledger.folder),
+        )
+
+    def _finished(self, key: str) -> dict[str, Any] | None:
+        manifest = read_manifest(self.folder)
+        if manifest is None or (self.job.outputs.overwrite and manifest.get("key") != key):
+            return None
+        if manifest.get("key") == key and manifest.get("state") == "done":
+            missing = [f for f in manifest.get("files", {}).values() if not (self.folder / f).exists()]
+            if not missing:
+                return {**manifest, "state": "unchanged"}
+            logger.warning("%s: %s is gone from the finished output; it is made anew", self.folder, missing[0])
+            return None
+        raise OutputExistsError(
+            f"{self.folder}: holds finished output of another job, model or input; set outputs.overwrite: true "
+            "(--overwrite) to replace it, or choose another output folder"
+        )
+
+    # Stages --------------------------------------------------------------------------------------------------------
+
+    def _blocks(
+        self, recipe: Recipe, ledger: Ledger
+    ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]], tuple[BlockId, ...]]:
+        """Infer and seal all blocks; return the receipts of both and the blocks that failed."""
+        blocks = {str(block.id): block for block in recipe.blocks}
+        infer, seal = ledger.receipts("infer"), ledger.receipts("seal")
+        failed: list[BlockId] = []
+        submitted: set[str] = set(seal)
+
+        def unlocked(around: Iterable[Block]) -> list[Task]:
+            tasks = []
+            for block in around:
+                name = str(block.id)
+                if name in submitted or name not in infer or not block.strips:
+                    continue
+                if all(str(giver) in infer or giver in failed for giver in block.givers.values()):
+                    submitted.add(name)
+                    lost = tuple(giver for giver in block.givers.values() if giver in failed)
+                    tasks.append(Task(f"seal-{name}", seal_block, (recipe, block.id, lost), urgent=True))
+            return tasks
+
+        def follow(outcome: Outcome) -> list[Task]:
+            stage, _, name = outcome.task.name.partition("-")
+            block = blocks[name]
+            if outcome.error is not None:
+                self.failures.append({"block": name, "stage": stage, "error": outcome.error})
+                ledger.note("failed", block=name, stage=stage, error=outcome.error)
+                failed.append(block.id)
+            elif stage == "infer":
+                infer[name] = outcome.result
+            else:
+                seal[name] = outcome.result
+            if stage != "infer":
+                return []
+            row, col = block.id
+            around = (str(BlockId(row + dy, col + dx)) for dy in (0, 1) for dx in (0, 1))
+            return unlocked(blocks[key] for key in around if key in blocks)
+
+        todo = [Task(f"infer-{name}", infer_block, (recipe, b.id)) for name, b in blocks.items() if name not in infer]
+        todo = unlocked(blocks.values()) + todo
+        total, pixels = len(blocks), 0
+        self.progress.update("blocks", len(infer), total)
+        for outcome in self.pool.run(todo, follow):
+            stage, _, name = outcome.task.name.partition("-")
+            pixels += blocks[name].owned.rows * blocks[name].owned.cols if stage == "infer" else 0
+            self.progress.update("blocks", len(infer), total, f"{len(failed)} failed", pixels)
+            if len(set(failed)) > self.job.max_failed_blocks:
+                raise GeounetError(
+                    f"{recipe.scene.files[0]}: {len(set(failed))} of {total} blocks failed (max_failed_blocks is "
+                    f"{self.job.max_failed_blocks}); first: {self.failures[0]['block']}: {self.failures[0]['error']}"
+                )
+        if not infer:
+            raise SceneError(f"{recipe.scene.files[0]}: every block failed; first: {self.failures[0]['error']}")
+        remove_borders(recipe)
+        return infer, seal, tuple(dict.fromkeys(failed))
+
+    def _regrid(self, recipe: Recipe, ledger: Ledger, failed: tuple[BlockId, ...]) -> list[dict[str, int]]:
+        mosaic = str(model_mosaic(recipe, self.bundle.card.channels, failed))
+        # Chunks made while blocks were missing must not outlive the blocks' second chance.
+        receipts = {} if failed else ledger.receipts("regrid")
+        todo, counts = [], []
+        for rect in chunks(recipe):
+            name = f"{rect.y0:07d}_{rect.x0:07d}"
+            if name in receipts:
+                counts = add_counts(counts, receipts[name]["counts"])
+            else:
+                todo.append(Task(f"regrid-{name}", regrid_chunk, (recipe, mosaic, rect)))
+        for done, outcome in enumerate(self.pool.run(todo), start=1):
+            if outcome.error is not None:
+                raise GeounetError(f"{recipe.scene.files[0]}: {outcome.task.name}: {outcome.error}")
+            counts = add_counts(counts, outcome.result["counts"])
+            self.progress.update("chunks", done, len(todo))
+        return counts
+
+    def _vectors(
+        self, plan: Plan, sections: Vector, staging: Path, ledger: Ledger, tags: dict[str, str]
+    ) -> dict[str, Any]:
+        from geounet.vector.build import geopackage
+        from geounet.vector.request import VectorRequest
+
+        card, name = plan.card, plan.info.name
+        request = VectorRequest.for_card(
+            mask=str(staging / f"{name}_mask.tif"),
+            probability=str(probability_mosaic(plan.recipe)),
+            card=card,
+            layers=sections,
+            out=staging / f"{name}.gpkg",
+            work=ledger.folder / "vectors",
+            metadata=tags,
+        )
+        executor = PoolExecutor(self.pool, lambda label, done, total: self.progress.update(label, done, total))
+        return geopackage(request, executor)
+
+    def _preview(self, plan: Plan, staging: Path, files: dict[str, str]) -> str:
+        from geounet.report.preview import write_preview
+
+        card, name = plan.card, plan.info.name
+        classes = card.classes if card.head == "multilabel" else card.mask_classes()
+        dest = staging / f"{name}_preview.png"
+        gpkg = staging / files["vectors"] if "vectors" in files else None
+        self._one(
+            "preview", write_preview, (dest, plan.recipe.scene, plan.info, staging / files["mask"], classes, gpkg)
+        )
+        return dest.name
+
+    def _one(self, name: str, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        (outcome,) = self.pool.run([Task(name, function, args)])
+        if outcome.error is not None:
+            raise GeounetError(f"{self.spec.files[0]}: {name}: {outcome.error}")
+        return outcome.result
+
+    def _tags(self, plan: Plan) -> dict[str, str]:
+        return {
+            "TIFFTAG_SOFTWARE": f"geounet {versions()['geounet']}",
+            "GEOUNET_MODEL": plan.card.name,
+            "GEOUNET_MODEL_SHA256": self.bundle.sha256,
+            "GEOUNET_FINGERPRINT": plan.recipe.fingerprint,
+            "GEOUNET_INPUT": ", ".join(Path(f).name for f in plan.info.files),
+        }
+
+    def _timed(self, stage: str) -> _Timer:
+        return _Timer(self.timings, stage)
+
+
+class _Timer:
+    def __init__(self, timings: dict[str, float], stage: str) -> None:
+        self._timings, self._stage = timings, stage
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._timings[self._stage] = round(time.perf_counter() - self._started, 3)
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,196 @@
+"""Inferring one block: tile rows in, finished core and border sums out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geounet.config.card import Card
+from geounet.grid.blocks import Block, BlockId
+from geounet.grid.weights import TOTAL
+from geounet.models.bundle import load_bundle
+from geounet.models.predictor import Predictor, get_predictor
+from geounet.predict.blend import Band
+from geounet.predict.borders import write_borders
+from geounet.predict.decide import FINE_NODATA, add_counts, count_codes, decide, fine, stored
+from geounet.predict.receipts import write_receipt
+from geounet.predict.recipe import Recipe
+from geounet.predict.source import TileRow, tile_rows
+from geounet.raster.slabs import SlabWriter
+from geounet.types import NODATA, Rect
+
+
+class PieceWriter:
+    """Writes finished pixels of one piece of a block: mask and probability, or fine probabilities if resampled."""
+
+    def __init__(self, recipe: Recipe, card: Card, block: BlockId, name: str, rect: Rect) -> None:
+        self.recipe, self.card, self.rect = recipe, card, rect
+        self.counts: list[dict[str, int]] = []
+        self._writers: dict[str, SlabWriter] = {}
+        shape = card.channels, rect.rows, rect.cols
+        bands = card.channels if card.head == "multilabel" else 1
+        if recipe.resampled:
+            self._writers["prob"] = SlabWriter(
+                recipe.part(block, name, "prob"), shape, "uint16", FINE_NODATA, recipe.tags
+            )
+        else:
+            self._writers["mask"] = SlabWriter(
+                recipe.part(block, name, "mask"), (bands, *rect.shape), "uint8", NODATA, recipe.tags
+            )
+            if recipe.keep_probability:
+                self._writers["prob"] = SlabWriter(
+                    recipe.part(block, name, "prob"), shape, "uint8", NODATA, recipe.tags
+                )
+        self._stack = ExitStack()
+
+    def __enter__(self) -> PieceWriter:
+        with ExitStack() as stack:
+            for writer in self._writers.values():
+                stack.enter_context(writer)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def write(self, sums: NDArray[np.int32], valid: NDArray[np.bool_]) -> None:
+        """Append rows of blended sums `(channels, rows, cols)`."""
+        if self.recipe.resampled:
+            self._writers["prob"].write(fine(sums, valid))
+            return
+        mask = decide(sums, TOTAL, valid, self.card)
+        self.counts = add_counts(self.counts, count_codes(mask))
+        self._writers["mask"].write(mask)
+        if "prob" in self._writers:
+            self._writers["prob"].write(stored(sums, valid))
+
+    @property
+    def files(self) -> dict[str, int]:
+        """Names and sizes of the files written, after the exit."""
+        return {str(w.path.relative_to(self.recipe.folder)): w.bytes for w in self._writers.values()}
+
+
+class BlockSums:
+    """Sorts finished rows of a block into its core, its strips and its spills."""
+
+    def __init__(self, block: Block, channels: int, core: PieceWriter | None) -> None:
+        self.block, self.core = block, core
+        self.pieces = {**block.strips, **block.spills}
+        self.sums = {name: np.zeros((channels, *rect.shape), np.int32) for name, rect in self.pieces.items()}
+        self.valid = {name: np.zeros(rect.shape, bool) for name, rect in block.strips.items()}
+
+    def take(self, sums: NDArray[np.int32], valid: NDArray[np.bool_], rect: Rect) -> None:
+        """Take rows that get no further contribution from this block; `rect` says where they lie."""
+        for name, piece in self.pieces.items():
+            part = rect.intersection(piece)
+            if part.empty:
+                continue
+            here, there = part.slices_in(rect), part.slices_in(piece)
+            self.sums[name][:, there[0], there[1]] = sums[:, here[0], here[1]]
+            if name in self.valid:
+                self.valid[name][there] = valid[here]
+        part = rect.intersection(self.block.core)
+        if self.core is not None and not part.empty:
+            rows, cols = part.slices_in(rect)
+            self.core.write(sums[:, rows, cols], valid[rows, cols])
+
+
+def _infer_row(row: TileRow, band: Band, predictor: Predictor) -> int:
+    """Infer the tiles of a row that hold a valid pixel and add them to the band; return how many there were."""
+    grid, first = band.grid, band.block.first[1]
+    columns: list[int] = []
+    for col in range(first, band.block.last[1]):
+        x = (col - first) * grid.stride
+        if row.valid[:, x : x + grid.tile].any():
+            columns.append(col)
+    for start in range(0, len(columns), predictor.batch):
+        batch = columns[start : start + predictor.batch]
+        offsets = [(col - first) * grid.stride for col in batch]
+        tiles = np.stack([row.values[:, :, x : x + grid.tile] for x in offsets])
+        for col, quantised in zip(batch, predictor.quantised(tiles), strict=True):
+            band.add(row.row, col, quantised)
+    return len(columns)
+
+
+def _finished(block: Block, row: int) -> Rect:
+    """Return the pixels that are finished, as far as this block goes, after tile row `row`."""
+    cover, stride = block.covered, block.grid.stride
+    last = row == block.last[0] - 1
+    return Rect(row * stride, cover.x0, cover.y1 if last else (row + 1) * stride, cover.x1)
+
+
+def infer_block(recipe: Recipe, block_id: BlockId) -> dict[str, Any]:
+    """Infer one block, write its parts and its receipt, and return the receipt.
+
+    Any number of executions, anywhere and at any time, leave the same files: each is made under a name of its own and
+    renamed when complete.
+
+    Raises
+    ------
+    SceneError
+        If the scene cannot be read.
+    ModelError
+        If the model is not the one of the recipe or cannot be used.
+    """
+    started = time.perf_counter()
+    block = recipe.blocks.block(block_id)
+    card = load_bundle(recipe.model).card
+    predictor = get_predictor(
+        recipe.model,
+        recipe.model_sha256,
+        recipe.device,
+        recipe.precision,
+        recipe.tta,
+        recipe.tile,
+        recipe.batch,
+        recipe.threads,
+    )
+    loaded = time.perf_counter()
+    seconds = {"load": loaded - started, "read": 0.0, "network": 0.0, "blend": 0.0}
+    tiles = 0
+    band = Band(block, card.channels)
+    with ExitStack() as stack:
+        core = None
+        if not block.core.empty:
+            core = stack.enter_context(PieceWriter(recipe, card, block_id, "core", block.core))
+        sorter = BlockSums(block, card.channels, core)
+        for row in tile_rows(recipe, block, card.input):
+            seconds["read"] += row.seconds
+            before = time.perf_counter()
+            tiles += _infer_row(row, band, predictor)
+            between = time.perf_counter()
+            rect = _finished(block, row.row)
+            sorter.take(band.sums[:, : rect.rows, : rect.cols], row.valid[: rect.rows], rect)
+            band.advance()
+            seconds["network"] += between - before
+            seconds["blend"] += time.perf_counter() - between
+    files = dict(core.files) if core else {}
+    if sorter.pieces:
+        path = recipe.sums(block_id)
+        files[str(path.relative_to(recipe.folder))] = write_borders(path, recipe.fingerprint, sorter.sums, sorter.valid)
+    seconds["total"] = time.perf_counter() - started
+    receipt = {
+        "fingerprint": recipe.fingerprint,
+        "block": list(block_id),
+        "tiles": tiles,
+        "counts": core.counts if core else [],
+        "files": files,
+        "halved": predictor.halved,
+        "seconds": {name: round(value, 4) for name, value in seconds.items()},
+    }
+    write_receipt(recipe.receipt("infer", str(block_id)), receipt)
+    return receipt
+
+
+def piece_files(recipe: Recipe, block: Block, what: str) -> Iterator[tuple[Rect, Path]]:
+    """Yield the place and file of each piece of a block."""
+    if not block.core.empty:
+        yield block.core, recipe.part(block.id, "core", what)
+    for name, rect in block.strips.items():
+        yield rect, recipe.part(block.id, name, what)

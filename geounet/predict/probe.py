@@ -1,0 +1,64 @@
+"""What a worker says of itself before work is given to it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import uuid
+from pathlib import Path
+from typing import Any
+
+from geounet.errors import ClusterError, ModelError
+from geounet.models.bundle import load_bundle
+
+
+def probe(model: str, sha256: str, device: str, precision: str, work: str) -> dict[str, Any]:
+    """Check that this worker sees the model and the work folder, and resolve device and precision here.
+
+    Returns
+    -------
+    `device`, `precision`, `multiple` (what tile and stride are multiples of, px), `torch`, `machine`, `processor`.
+
+    Raises
+    ------
+    ModelError
+        If the model is not the driver's, or device or precision are not to be had.
+    ClusterError
+        If the work folder is not writable here.
+    """
+    import torch
+
+    from geounet.models.device import resolve
+    from geounet.models.network import stride
+
+    bundle = load_bundle(model)
+    if bundle.sha256 != sha256:
+        raise ModelError(f"{model}: the worker on {platform.node()} sees another model than the driver")
+    nonce = Path(work) / f".probe-{uuid.uuid4().hex}"
+    try:
+        nonce.parent.mkdir(parents=True, exist_ok=True)
+        nonce.write_text("geounet", encoding="utf-8")
+        nonce.unlink()
+    except OSError as error:
+        raise ClusterError(
+            f"{work}: the worker on {platform.node()} cannot write there ({error}); outputs.work must be on storage "
+            "that all workers share"
+        ) from None
+    resolved, chosen = resolve(device, precision)
+    return {
+        "device": resolved,
+        "precision": chosen,
+        "multiple": stride(bundle.card),
+        "torch": torch.__version__,
+        "processor": torch.cuda.get_device_name(resolved)
+        if resolved.startswith("cuda")
+        else torch.backends.cpu.get_cpu_capability(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    }
+
+
+def best_batch(model: str, device: str, precision: str, tile: int) -> int:
+    """Return the number of tiles per forward pass that suits this worker."""
+    from geounet.models.batch import auto_batch
+
+    return int(auto_batch(load_bundle(model), device, precision, tile))

@@ -1,0 +1,78 @@
+"""What a worker must know to make any part of a scene: small, picklable, the same for all blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from geounet.grid.blocks import BlockGrid, BlockId
+from geounet.grid.tiles import TileGrid
+from geounet.raster.scene import SceneSpec
+from geounet.types import Rect
+
+PREFETCH = 1
+"""Bands of tile rows that are read ahead of the network."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the parts of one scene are made. Every value is resolved: nothing here is `auto`."""
+
+    scene: SceneSpec
+    fingerprint: str
+    """Identity of the parts: input, model and settings. Stands in every part and receipt."""
+    model: str
+    """Folder of the bundle, readable by the workers."""
+    model_sha256: str
+    scene_shape: tuple[int, int]
+    """`(rows, cols)` of the scene's grid."""
+    model_shape: tuple[int, int]
+    """`(rows, cols)` of the model grid; equal to the scene's unless resampled."""
+    tile: int
+    overlap: int
+    side: int
+    """Tiles per side of a block."""
+    device: str
+    precision: str
+    batch: int
+    tta: str
+    threads: int
+    keep_probability: bool
+    folder: str
+    """Where parts and receipts go; on storage that all workers share."""
+
+    @property
+    def resampled(self) -> bool:
+        """Whether the network sees another grid than the scene's."""
+        return self.scene_shape != self.model_shape
+
+    @property
+    def tiles(self) -> TileGrid:
+        """The tile grid, over the model grid."""
+        return TileGrid(*self.model_shape, self.tile, self.overlap)
+
+    @property
+    def blocks(self) -> BlockGrid:
+        """The block grid."""
+        return BlockGrid(self.tiles, self.side)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Tags of every part."""
+        return {"GEOUNET_FINGERPRINT": self.fingerprint}
+
+    def part(self, block: BlockId, piece: str, what: str) -> Path:
+        """Return the file of a finished piece (`core`, `top`, `left`) of a block; `what` is `mask` or `prob`."""
+        return Path(self.folder) / "parts" / f"{block.row:04d}" / f"{block}_{piece}_{what}.tif"
+
+    def sums(self, block: BlockId) -> Path:
+        """Return the file of a block's borders as un-normalised sums."""
+        return Path(self.folder) / "sums" / f"{block.row:04d}" / f"{block}.npz"
+
+    def receipt(self, stage: str, name: str) -> Path:
+        """Return the receipt of a finished task."""
+        return Path(self.folder) / "receipts" / stage / f"{name}.json"
+
+    def chunk(self, rect: Rect, what: str) -> Path:
+        """Return the file of a chunk of the scene's grid, where the scene is resampled."""
+        return Path(self.folder) / "chunks" / f"{rect.y0:07d}" / f"{rect.y0:07d}_{rect.x0:07d}_{what}.tif"

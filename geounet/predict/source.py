@@ -1,0 +1,85 @@
+"""Reading what one tile row of a block needs, normalised as the network expects it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geounet.config.card import InputSpec
+from geounet.grid.blocks import Block
+from geounet.grid.tiles import reflected
+from geounet.predict.recipe import PREFETCH, Recipe
+from geounet.raster.resample import ResampledScene
+from geounet.raster.scene import Scene, open_scene
+from geounet.types import Rect
+
+Reader = Scene | ResampledScene
+
+
+@contextmanager
+def open_grid(recipe: Recipe) -> Iterator[Reader]:
+    """Open the scene on the model grid."""
+    with open_scene(recipe.scene) as scene:
+        yield ResampledScene(scene, recipe.model_shape) if recipe.resampled else scene
+
+
+class TileRow(NamedTuple):
+    """The pixels of one tile row of a block, from its first tile's first to its last tile's last column."""
+
+    row: int
+    values: NDArray[np.float32]
+    """`(bands, tile, columns)`, normalised; reflected past the scene."""
+    valid: NDArray[np.bool_]
+    """`(rows, columns)` within the scene only: fewer rows and columns than `values` at its lower and right edge."""
+    seconds: float
+
+
+def normalise(values: NDArray[np.float32], valid: NDArray[np.bool_], spec: InputSpec) -> None:
+    """Normalise `(bands, rows, cols)` in place; invalid pixels take the card's fill value."""
+    for band, scaling in zip(values, spec.value_scaling, strict=True):
+        band -= np.float32(scaling.mean)
+        band *= np.float32(1.0 / scaling.stddev)
+    if not valid.all():
+        values[:, ~valid] = np.float32(spec.fill)
+
+
+def read_row(reader: Reader, block: Block, row: int, spec: InputSpec) -> TileRow:
+    """Read one tile row of a block."""
+    started = time.perf_counter()
+    grid, cover = block.grid, block.covered
+    y0, x0 = row * grid.stride, cover.x0
+    across = block.last[1] - block.first[1]
+    rows = reflected(y0, y0 + grid.tile, grid.rows)
+    cols = reflected(x0, x0 + (across - 1) * grid.stride + grid.tile, grid.cols)
+    rect = Rect(int(rows.min()), int(cols.min()), int(rows.max()) + 1, int(cols.max()) + 1)
+    values, valid = reader.read(rect)
+    normalise(values, valid, spec)
+    inside = valid[y0 - rect.y0 : min(y0 + grid.tile, grid.rows) - rect.y0, x0 - rect.x0 : cover.x1 - rect.x0]
+    if y0 + grid.tile > grid.rows:
+        values = values[:, rows - rect.y0]
+    if x0 + len(cols) > grid.cols:
+        values = values[:, :, cols - rect.x0]
+    return TileRow(row, values, inside, time.perf_counter() - started)
+
+
+def tile_rows(recipe: Recipe, block: Block, spec: InputSpec) -> Iterator[TileRow]:
+    """Yield the tile rows of a block in order, read ahead by one while the network works on another."""
+    with open_grid(recipe) as reader, ThreadPoolExecutor(1, thread_name_prefix="geounet-read") as pool:
+        waiting: list[Future[TileRow]] = []
+        upcoming = iter(range(block.first[0], block.last[0]))
+        try:
+            for row in upcoming:
+                waiting.append(pool.submit(read_row, reader, block, row, spec))
+                if len(waiting) > PREFETCH:
+                    yield waiting.pop(0).result()
+            while waiting:
+                yield waiting.pop(0).result()
+        finally:
+            for future in waiting:
+                future.cancel()
