@@ -7,6 +7,7 @@ what a weights file holds is read from its header.
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import json
 import os
@@ -197,9 +198,20 @@ def _load(folder: Path) -> Bundle:
 
 
 def _checksum(folder: Path) -> str:
-    digest = hashlib.sha256()
+    files = []
     for name in (CARD_NAME, WEIGHTS_NAME):
-        with (folder / name).open("rb") as stream:
+        path = folder.resolve() / name
+        status = path.stat()
+        files.append((str(path), status.st_size, status.st_mtime_ns, status.st_ino))
+    return _digest(tuple(files))
+
+
+@functools.lru_cache(maxsize=64)
+def _digest(files: tuple[tuple[str, int, int, int], ...]) -> str:
+    """Hash files one after the other; once a process for files that did not change, for each block asks."""
+    digest = hashlib.sha256()
+    for name, *_ in files:
+        with Path(name).open("rb") as stream:
             while chunk := stream.read(_CHUNK):
                 digest.update(chunk)
     return digest.hexdigest()

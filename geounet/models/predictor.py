@@ -156,6 +156,10 @@ class Predictor:
                 self._halve(reason)
         return out
 
+    def trial(self) -> None:
+        """Run one full batch of zeros, so that a batch that is too large is halved now."""
+        self.quantised(np.zeros((self.batch, len(self.card.input.bands), self.tile, self.tile), dtype=np.float32))
+
     def _example(self) -> torch.Tensor:
         """Return a small input: noise, because zeros would hide differences."""
         side = self.tile if self.card.tile.fixed else min(self.tile, 2 * stride(self.card))
@@ -268,7 +272,7 @@ def get_predictor(
     with _lock:
         found = _predictors.get(key)
         if found is None:
-            bundle = load_bundle(folder if "/" in folder else f"./{folder}")
+            bundle = load_bundle(folder)
             if bundle.sha256 != sha256:
                 raise ModelError(
                     f"{folder}: another model (sha256 {bundle.sha256[:12]}…) than the run began with ({sha256[:12]}…)"

@@ -40,7 +40,7 @@ def prepare(network: nn.Module, dtype: torch.dtype, example: torch.Tensor) -> nn
     return network
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: copies made in it are tensors that some operators refuse
 def _folded(network: nn.Module, example: torch.Tensor) -> nn.Module:
     """Return the network with batch normalisations folded into the convolutions whose output they normalise.
 
