@@ -38,6 +38,7 @@ TTA: dict[str, tuple[tuple[int, bool], ...]] = {
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _KEPT = 4
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "not enough memory", "could not create a memory")
 
 _lock = threading.Lock()
 _device_lock = threading.Lock()
@@ -112,7 +113,7 @@ class Predictor:
         try:
             network = prepare(network, self._dtype, example)
         except RuntimeError as error:
-            raise ModelError(f"{self._refusal(int(example.shape[-1]))}: {one_line(error)}") from error
+            raise ModelError(f"{self._refusal(example.shape[2:])}: {one_line(error)}") from error
         self._network = network.to(self.device)
 
     def quantised(self, tiles: np.ndarray) -> np.ndarray:
@@ -138,23 +139,54 @@ class Predictor:
         if tiles.ndim != 4 or tiles.shape[1:] != (bands, self.tile, self.tile):
             raise ValueError(f"tiles are {tiles.shape}, expected (n, {bands}, {self.tile}, {self.tile})")
         out = np.empty((len(tiles), self.card.channels, self.tile, self.tile), dtype=np.int16)
+        for place, p in self._mean(tiles):
+            # In place where it is ours, rounded half to even.
+            out[place] = p.mul_(STEPS).round_().to(torch.int16).cpu().numpy()
+        return out
+
+    def probabilities(self, arrays: np.ndarray) -> np.ndarray:
+        """Return the probabilities of arrays of any one size that the network takes, not rounded.
+
+        Parameters
+        ----------
+        arrays
+            Normalised values, float32 `(n, bands, rows, cols)`, finite; rows equal cols with `d4`.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32 `(n, classes, rows, cols)`, in 0..1.
+
+        Raises
+        ------
+        ModelError
+            As `quantised`.
+        """
+        out = np.empty((len(arrays), self.card.channels, *arrays.shape[2:]), dtype=np.float32)
+        for place, p in self._mean(arrays):
+            out[place] = p.cpu().numpy()
+        return out
+
+    def _mean(self, tiles: np.ndarray) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Yield places along the first axis and their probabilities, averaged over the symmetries."""
         self._use_threads()
         start = 0
-        with self._alone(), torch.inference_mode():
-            while start < len(tiles):
-                part = tiles[start : start + self.batch]
-                try:
-                    out[start : start + len(part)] = self._forward(part)
-                except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                    if not _is_out_of_memory(error):
-                        raise ModelError(f"{self._refusal(self.tile)}: {one_line(error)}") from error
-                    reason = one_line(error)
-                else:
-                    start += len(part)
-                    continue
-                # Outside of `except`: the traceback would keep the forward's tensors alive.
-                self._halve(reason)
-        return out
+        while start < len(tiles):
+            part = tiles[start : start + self.batch]
+            try:
+                with self._alone(), torch.inference_mode():
+                    mean = self._forward(part)
+            except (MemoryError, RuntimeError) as error:  # torch's OutOfMemoryError is a RuntimeError
+                if not is_out_of_memory(error):
+                    raise ModelError(f"{self._refusal(part.shape[2:])}: {one_line(error)}") from error
+                reason = one_line(error)
+            else:
+                with torch.inference_mode():
+                    yield slice(start, start + len(part)), mean
+                start += len(part)
+                continue
+            # Outside of `except`: the traceback would keep the forward's tensors alive.
+            self._halve(reason, part.shape[2:])
 
     def trial(self) -> None:
         """Run one full batch of zeros, so that a batch that is too large is halved now."""
@@ -166,40 +198,36 @@ class Predictor:
         shape = (1, len(self.card.input.bands), side, side)
         return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
-    def _refusal(self, side: int) -> str:
+    def _refusal(self, shape: tuple[int, ...]) -> str:
         return (
-            f"{self.name}: {self.card.architecture} with encoder {self.card.encoder} fails on tiles of {side} px "
+            f"{self.name}: {self.card.architecture} with encoder {self.card.encoder} fails on {shape[0]} x {shape[1]} px "
             f"({self.device}, {self.precision})"
         )
 
-    def _forward(self, part: np.ndarray) -> np.ndarray:
+    def _forward(self, part: np.ndarray) -> torch.Tensor:
         n = len(part)
         tiles = torch.zeros((self.batch, *part.shape[1:]), dtype=torch.float32)
         tiles[:n] = torch.from_numpy(np.ascontiguousarray(part, dtype=np.float32))
-        tiles = tiles.to(self.device).contiguous(memory_format=torch.channels_last)
+        tiles = tiles.to(self.device)
         total: torch.Tensor | None = None
         for turns, mirrored in self._symmetries:
             given = _turned(tiles, turns, mirrored).contiguous(memory_format=torch.channels_last)
             with self._autocast():
                 logits = self._network(given)
-            self._check(logits, n)
+            self._check(logits, n, given.shape)
             logits = logits[:n].float()
-            p = logits.sigmoid_() if self._sigmoid else logits.softmax(dim=1)
-            p = _unturned(p, turns, mirrored)
+            p = _unturned(logits.sigmoid() if self._sigmoid else logits.softmax(dim=1), turns, mirrored)
             total = p if total is None else total.add_(p)
         assert total is not None
-        # In place where the sum is ours: multiplied once, rounded to even, narrowed.
-        steps = total.mul_(STEPS / len(self._symmetries)).round_().to(torch.int16)
-        result: np.ndarray = steps.cpu().numpy()
-        return result
+        return total.div_(len(self._symmetries)) if len(self._symmetries) > 1 else total
 
-    def _check(self, logits: torch.Tensor, n: int) -> None:
-        expected = (self.batch, self.card.channels, self.tile, self.tile)
+    def _check(self, logits: torch.Tensor, n: int, given: torch.Size) -> None:
+        expected = (self.batch, self.card.channels, *given[2:])
         if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != expected:
             found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
             raise ModelError(
-                f"{self.name}: {self.card.architecture} returned {found} for tiles of {self.tile} px, expected "
-                f"{expected}: a network for this program returns one value a pixel and class (see `upsampling`)"
+                f"{self.name}: {self.card.architecture} returned {found} for an input of {tuple(given)}, expected "
+                f"{expected}: a value for each pixel and class (which `arguments.upsampling` decides)"
             )
         low, high = torch.aminmax(logits[:n])
         if not bool(torch.isfinite(low) & torch.isfinite(high)):
@@ -207,16 +235,16 @@ class Predictor:
             hint = (
                 "float16 ends at 65504: use precision bf16 or fp32"
                 if self.precision == "fp16"
-                else "the weights are damaged, or the input is far outside of what the card's value_scaling expects"
+                else "its weights are damaged, or the input is far outside of what the card's value_scaling expects"
             )
             raise ModelError(f"{self.name}: the network returned {what} ({self.precision}); {hint}")
 
-    def _halve(self, reason: str) -> None:
+    def _halve(self, reason: str, shape: tuple[int, ...]) -> None:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if self.batch == 1:
             raise ModelError(
-                f"{self.name}: too little memory on {self.device} for one tile of {self.tile} px; "
+                f"{self.name}: too little memory on {self.device} for {shape[0]} x {shape[1]} px; "
                 f"use a smaller tile ({reason})"
             )
         self._lower(self.batch // 2)
@@ -299,11 +327,9 @@ def _unturned(tiles: torch.Tensor, turns: int, mirrored: bool) -> torch.Tensor:
     return tiles.flip(-1) if mirrored else tiles
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception means that memory was lacking, on a GPU or in the process."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error).lower()
-    return any(
-        sign in text
-        for sign in ("can't allocate memory", "out of memory", "not enough memory", "could not create a memory")
-    )
+    return any(sign in text for sign in _OUT_OF_MEMORY)
