@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_BAND_BYTES = 64 * 2**20
+_STRIP_BYTES = 64 * 2**20
+_CHUNK = 16
 
 
 def model_grid(info: SceneInfo, gsd: float) -> tuple[int, int]:
@@ -98,32 +99,36 @@ def source_rect(target: Rect, target_shape: tuple[int, int], source_shape: tuple
     return Rect(y0, x0, y1, x1)
 
 
-def _along_rows(plane: Array, offset: int, start: int, stop: int, target: int, source: int) -> NDArray[np.float64]:
-    first, weights = _taps(start, stop, target, source)
-    last = offset + plane.shape[0] - 1
-    out = np.zeros((stop - start, plane.shape[1]))
-    for k in range(weights.shape[0]):
-        index = np.clip(first + k, offset, last) - offset
-        weight = weights[k].astype(np.float64)[:, None]
-        out += plane[index] * weight
-    return out
-
-
-def _along_cols(plane: Array, offset: int, start: int, stop: int, target: int, source: int) -> NDArray[np.float64]:
-    first, weights = _taps(start, stop, target, source)
-    last = offset + plane.shape[1] - 1
-    out = np.zeros((plane.shape[0], stop - start))
-    for k in range(weights.shape[0]):
-        index = np.clip(first + k, offset, last) - offset
-        out += np.take(plane, index, axis=1) * weights[k].astype(np.float64)
-    return out
-
-
 def _sums(
     plane: Array, source: Rect, source_shape: tuple[int, int], target: Rect, target_shape: tuple[int, int]
 ) -> NDArray[np.float64]:
-    tall = _along_rows(plane, source.y0, target.y0, target.y1, target_shape[0], source_shape[0])
-    return _along_cols(tall, source.x0, target.x0, target.x1, target_shape[1], source_shape[1])
+    """Return the weighted sums of `plane` on `source`, not yet divided by the sum of weights."""
+    first_row, row_weights = _taps(target.y0, target.y1, target_shape[0], source_shape[0])
+    first_col, col_weights = _taps(target.x0, target.x1, target_shape[1], source_shape[1])
+    # Taps beyond the source repeat its edge pixel (enlarging), or have no weight (shrinking).
+    taps = np.arange(len(row_weights))[:, None]
+    rows = np.clip(first_row + taps, source.y0, source.y1 - 1) - source.y0
+    taps = np.arange(len(col_weights))[:, None]
+    cols = np.clip(first_col + taps, source.x0, source.x1 - 1) - source.x0
+    down, across = row_weights.astype(np.float64)[:, :, None], col_weights.astype(np.float64)
+    out = np.zeros(target.shape)
+    # A few rows at a time, so that what is added up stays in the processor's cache.
+    for y in range(0, target.rows, _CHUNK):
+        part = slice(y, y + _CHUNK)
+        here = rows[:, part]
+        lo = int(here.min())
+        pixels = plane[lo : int(here.max()) + 1].astype(np.float64)
+        tall = np.zeros((here.shape[1], source.cols))
+        for k in range(len(rows)):
+            tap = pixels.take(here[k] - lo, axis=0, mode="clip")
+            tap *= down[k, part]
+            tall += tap
+        wide = out[part]
+        for k in range(len(cols)):
+            tap = tall.take(cols[k], axis=1, mode="clip")
+            tap *= across[k]
+            wide += tap
+    return out
 
 
 def interpolate(
@@ -222,11 +227,11 @@ class ResampledScene:
         """Description of the scene on its own grid."""
         return self.scene.info
 
-    def _bands_of_rows(self, rect: Rect, planes: int) -> list[Rect]:
+    def _strips(self, rect: Rect, planes: int) -> list[Rect]:
         """Cut `rect` into runs of rows whose source fits in memory; reading is the same for any cut."""
         source = source_rect(rect, self.shape, self._own)
         row_bytes = max(1, source.rows * source.cols * 4 * planes // rect.rows)
-        step = max(1, _BAND_BYTES // row_bytes)
+        step = max(1, _STRIP_BYTES // row_bytes)
         return [rect._replace(y0=y, y1=min(y + step, rect.y1)) for y in range(rect.y0, rect.y1, step)]
 
     def read(self, rect: Rect) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -249,7 +254,7 @@ class ResampledScene:
         bands = len(self.scene.info.band_names)
         values = np.zeros((bands, *rect.shape), dtype=np.float32)
         valid = np.empty(rect.shape, dtype=bool)
-        for part in self._bands_of_rows(rect, bands):
+        for part in self._strips(rect, bands):
             source = source_rect(part, self.shape, self._own)
             pixels, known = self.scene.read(source)
             rows, cols = part.slices_in(rect)
@@ -264,7 +269,7 @@ class ResampledScene:
         if self.shape == self._own:
             return self.scene.read_validity(rect)
         valid = np.empty(rect.shape, dtype=bool)
-        for part in self._bands_of_rows(rect, len(self.scene.info.band_names)):
+        for part in self._strips(rect, len(self.scene.info.band_names)):
             source = source_rect(part, self.shape, self._own)
             known = self.scene.read_validity(source)
             valid[part.slices_in(rect)] = coverage(known, source, self._own, part, self.shape)

@@ -18,11 +18,12 @@ from affine import Affine
 
 from geounet.errors import SceneError
 from geounet.raster import validity
-from geounet.raster.bands import Band, choose
+from geounet.raster.bands import choose
 from geounet.raster.env import gdal_env
-from geounet.raster.georef import apply, crop, ground_sample_distance
-from geounet.raster.resample import coverage, interpolate, source_rect
-from geounet.raster.source import block_bytes, content_files, open_source, read_window
+from geounet.raster.georef import crop, ground_sample_distance
+from geounet.raster.layer import Pixels, check_extent, declares, layer_of, onto
+from geounet.raster.resample import source_rect
+from geounet.raster.source import block_bytes, content_files, open_source
 from geounet.types import Rect
 
 if TYPE_CHECKING:
@@ -137,41 +138,6 @@ class SceneInfo:
         return cls(**values)
 
 
-@dataclass(frozen=True)
-class _Source:
-    """One file of a scene, and which of the chosen bands it holds."""
-
-    raster: Any
-    bands: tuple[tuple[int, Band], ...]
-    """Position among the chosen bands, and the band."""
-    shape: tuple[int, int]
-    mask: tuple[int, ...]
-    """Bands whose GDAL mask counts: the first for a mask of the whole file, all where bands have their own."""
-    alpha: int | None
-
-    @cached_property
-    def palette(self) -> NDArray[np.uint8]:
-        table = self.raster.colormap(1)
-        colours = np.zeros((max(table) + 1, 3), dtype=np.uint8)
-        for index, entry in table.items():
-            colours[index] = entry[:3]
-        return colours
-
-
-@dataclass(frozen=True)
-class _Pixels:
-    """What one file says of a rectangle of its own grid."""
-
-    raw: dict[int, Any]
-    """Stored values by position among the chosen bands."""
-    good: NDArray[np.bool_] | None
-    """Where mask, alpha, NaN and impossible values let a pixel be valid; None: everywhere."""
-    blank: NDArray[np.bool_] | None
-    """Where all bands that declare a possible nodata value hold it; None: no band declares one."""
-    filled: NDArray[np.bool_] | None
-    """Where all bands hold the job's fill; None: not asked."""
-
-
 class Scene:
     """An open scene. One thread at a time uses it.
 
@@ -198,12 +164,12 @@ class Scene:
         for band in self._bands:
             if band.dtype.startswith("complex"):
                 raise SceneError(f"{rasters[band.file].name}: complex values")
-        self._sources = [
-            _source(rasters[i], tuple((p, b) for p, b in enumerate(self._bands) if b.file == i)) for i in used
+        self._layers = [
+            layer_of(rasters[i], tuple((p, b) for p, b in enumerate(self._bands) if b.file == i)) for i in used
         ]
-        base = min(self._sources, key=lambda s: abs(s.raster.transform.determinant))
-        for source in self._sources:
-            _check_extent(spec.name, base.raster, source.raster)
+        base = min(self._layers, key=lambda s: abs(s.raster.transform.determinant))
+        for layer in self._layers:
+            check_extent(spec.name, base.raster, layer.raster)
         self._base = base.raster
         self._shape = base.shape
         crs = self._base.crs
@@ -218,7 +184,7 @@ class Scene:
             from geounet.raster.aoi import Area
 
             self._area = Area(spec.aoi, self._crs_wkt, self._base.transform, self._shape)
-        self._sources_of_validity = self._list_validity()
+        self._validity = self._list_validity()
 
     def _fill_values(self) -> tuple[float, ...] | None:
         fill = self.spec.nodata
@@ -232,11 +198,11 @@ class Scene:
 
     def _list_validity(self) -> tuple[str, ...]:
         found = []
-        if any(s.mask for s in self._sources):
+        if any(s.mask for s in self._layers):
             found.append("mask")
-        if any(s.alpha is not None for s in self._sources):
+        if any(s.alpha is not None for s in self._layers):
             found.append("alpha")
-        if any(_declares(b) for b in self._bands):
+        if any(declares(b) for b in self._bands):
             found.append("nodata")
         if any(np.dtype(b.dtype).kind == "f" for b in self._bands):
             found.append("nan")
@@ -280,10 +246,10 @@ class Scene:
             gsd=ground_sample_distance(
                 self._crs_wkt if referenced else None, transform, self._window.cols, self._window.rows
             ),
-            validity=self._sources_of_validity,
+            validity=self._validity,
             fingerprint=self._fingerprint(),
             block_shape=tuple(self._base.block_shapes[0]),
-            decoded_bytes=max(block_bytes(s.raster) for s in self._sources),
+            decoded_bytes=max(block_bytes(s.raster) for s in self._layers),
             warnings=tuple(self._warnings(referenced)),
         )
 
@@ -293,12 +259,12 @@ class Scene:
             found.append("no georeference: results are in pixels")
         elif self._crs_wkt is None:
             found.append("no CRS: lengths and areas on the ground are unknown")
-        for source in self._sources:
-            raster = source.raster
-            if source.shape != self._shape:
-                found.append(f"{Path(raster.name).name}: resampled from {source.shape[1]} × {source.shape[0]} px")
+        for layer in self._layers:
+            raster = layer.raster
+            if layer.shape != self._shape:
+                found.append(f"{Path(raster.name).name}: resampled from {layer.shape[1]} × {layer.shape[0]} px")
             if raster.count == 1 and raster.colorinterp[0].name == "palette":
-                colours = source.bands[0][1].colour is not None
+                colours = layer.bands[0][1].colour is not None
                 found.append(
                     f"{Path(raster.name).name}: has a colour table: "
                     + ("read as its colours" if colours else "stored indexes are read; ask for red, green, blue")
@@ -306,7 +272,7 @@ class Scene:
             if raster.driver in _SEQUENTIAL and raster.width * raster.height > _SEQUENTIAL_PIXELS:
                 found.append(f"{Path(raster.name).name}: {raster.driver} is decoded from its start for every block; "
                              "gdal_translate -of COG makes it fast")  # fmt: skip
-            for _, band in source.bands:
+            for _, band in layer.bands:
                 if band.nodata is not None and not validity.occurs(band.nodata, band.dtype):
                     found.append(f"{band.name}: its nodata value {band.nodata:g} cannot occur in {band.dtype}")
         if self._area is not None and not self._area.named_crs:
@@ -317,10 +283,10 @@ class Scene:
         digest = hashlib.sha256()
         spec = self.spec
         about: list[Any] = [RULES, list(spec.bands or ()), list(spec.nodata or ()), list(self._window)]
-        for source in self._sources:
-            raster = source.raster
-            about.append([list(b.__dict__.values()) for _, b in source.bands])
-            about.append([raster.driver, *source.shape, list(source.mask), source.alpha, *raster.transform[:6]])
+        for layer in self._layers:
+            raster = layer.raster
+            about.append([list(b.__dict__.values()) for _, b in layer.bands])
+            about.append([raster.driver, *layer.shape, list(layer.mask), layer.alpha, *raster.transform[:6]])
             for path in content_files(raster):
                 stat = path.stat()
                 about.append([path.name, stat.st_size, stat.st_mtime_ns])
@@ -374,11 +340,11 @@ class Scene:
         blanks: list[NDArray[np.bool_]] = []
         fills: list[NDArray[np.bool_]] = []
         with rasterio.Env(**gdal_env()):
-            for source in self._sources:
-                own = rect if source.shape == self._shape else source_rect(rect, self._shape, source.shape)
-                pixels = self._pixels(source, own, values is not None)
-                if source.shape != self._shape:
-                    pixels = _onto(pixels, own, source.shape, rect, self._shape)
+            for layer in self._layers:
+                own = rect if layer.shape == self._shape else source_rect(rect, self._shape, layer.shape)
+                pixels = layer.read(own, self._fill, wanted=values is not None)
+                if layer.shape != self._shape:
+                    pixels = onto(pixels, own, layer.shape, rect, self._shape)
                 if pixels.good is not None:
                     valid &= pixels.good
                 if pixels.blank is not None:
@@ -392,7 +358,7 @@ class Scene:
                 valid &= ~np.logical_and.reduce(planes)
         return valid
 
-    def _store(self, pixels: _Pixels, values: NDArray[np.float32]) -> None:
+    def _store(self, pixels: Pixels, values: NDArray[np.float32]) -> None:
         for position, plane in pixels.raw.items():
             band = self._bands[position]
             with np.errstate(over="ignore", invalid="ignore"):
@@ -400,111 +366,6 @@ class Scene:
                     values[position] = plane
                 else:
                     values[position] = plane * np.float64(band.scale) + band.offset
-
-    def _pixels(self, source: _Source, rect: Rect, wanted: bool) -> _Pixels:
-        """Read a rectangle of a file's own grid; without `wanted` only what validity needs."""
-        needed = [
-            (position, band)
-            for position, band in source.bands
-            if wanted or self._fill is not None or _declares(band) or np.dtype(band.dtype).kind == "f"
-        ]
-        indexes = sorted({band.index for _, band in needed})
-        if source.alpha is not None:
-            indexes.append(source.alpha)
-        stored: dict[int, Any] = {}
-        if indexes:
-            stored = dict(zip(indexes, read_window(source.raster, rect, indexes), strict=True))
-        good: NDArray[np.bool_] | None = None
-        for index in source.mask:
-            good = _both(good, read_window(source.raster, rect, [index], masks=True) != 0)
-        if source.alpha is not None:
-            good = _both(good, stored[source.alpha] != 0)
-        blanks = []
-        for _, band in needed:
-            plane = stored[band.index]
-            if plane.dtype.kind == "f":
-                good = _both(good, validity.finite(plane))
-            if not _declares(band) or band.nodata is None:
-                continue
-            if validity.impossible(band.nodata):
-                good = _both(good, ~validity.equals(plane, band.nodata))
-            else:
-                blanks.append((plane, band.nodata))
-        raw = {
-            position: stored[band.index] if band.colour is None else source.palette[stored[band.index], band.colour]
-            for position, band in needed
-        }
-        fill = self._fill
-        return _Pixels(
-            raw=raw,
-            good=good,
-            blank=validity.everywhere(*zip(*blanks, strict=True)) if blanks else None,
-            filled=None if fill is None else validity.everywhere(list(raw.values()), [fill[p] for p in raw]),
-        )
-
-
-def _both(one: NDArray[np.bool_] | None, other: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
-    if one is None or other is None:
-        return other if one is None else one
-    return one & other
-
-
-def _declares(band: Band) -> bool:
-    return band.nodata is not None and not np.isnan(band.nodata) and validity.occurs(band.nodata, band.dtype)
-
-
-def _source(raster: Any, bands: tuple[tuple[int, Band], ...]) -> _Source:
-    chosen = {band.index for _, band in bands}
-    # An alpha band that is asked for as imagery (some near infrared bands are tagged so) is no validity.
-    alpha = [i for i, colour in enumerate(raster.colorinterp, start=1) if colour.name == "alpha" and i not in chosen]
-    flags = {i: {flag.name for flag in raster.mask_flag_enums[i - 1]} for i in sorted(chosen)}
-    first = next(iter(flags))
-    mask: tuple[int, ...] = ()
-    if "per_dataset" in flags[first] and "alpha" not in flags[first]:
-        mask = (first,)
-    elif not any(flags.values()):
-        mask = tuple(flags)
-    return _Source(raster, bands, raster.shape, mask, alpha[0] if alpha else None)
-
-
-def _check_extent(scene: str, base: Any, other: Any) -> None:
-    """Refuse a file that does not lie on the same ground as the finest one."""
-    if other is base:
-        return
-    if other.crs != base.crs:
-        raise SceneError(f"{other.name}: another CRS than {base.name}; the files of scene {scene} must have one CRS")
-    if base.transform.is_identity and other.shape != base.shape:
-        raise SceneError(
-            f"{other.name}: {other.width} × {other.height} px, {base.name} has {base.width} × {base.height}; "
-            "without georeference the files of a scene must have one size"
-        )
-    inverse = ~base.transform
-    for col, row in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        x, y = apply(inverse, *apply(other.transform, col * other.width, row * other.height))
-        miss = max(abs(x - col * base.width), abs(y - row * base.height))
-        # Grids of one sensor in several resolutions may start at the centre of a pixel instead of its corner.
-        if miss > 0.5 + 1e-6:
-            raise SceneError(
-                f"{other.name}: covers another extent than {base.name} (a corner is {miss:.1f} px away); "
-                f"the files of scene {scene} must cover the same ground"
-            )
-
-
-def _onto(pixels: _Pixels, own: Rect, own_shape: tuple[int, int], rect: Rect, shape: tuple[int, int]) -> _Pixels:
-    """Bring the pixels of a coarser file onto the scene's grid."""
-    missing = [plane for plane in (pixels.blank, pixels.filled) if plane is not None]
-    weight = pixels.good
-    for plane in missing:
-        weight = _both(weight, ~plane)
-
-    def moved(plane: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
-        return None if plane is None else coverage(plane, own, own_shape, rect, shape)
-
-    def kept(plane: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
-        return None if plane is None else ~coverage(~plane, own, own_shape, rect, shape)
-
-    raw = {p: interpolate(a[None], own, own_shape, rect, shape, weight)[0] for p, a in pixels.raw.items()}
-    return _Pixels(raw, moved(pixels.good), kept(pixels.blank), kept(pixels.filled))
 
 
 def open_scene(spec: SceneSpec) -> Scene:

@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import unescape
 
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
@@ -20,6 +21,7 @@ MAX_BLOCK_BYTES = 2**30
 
 _REMOTE = re.compile(r"^\s*(/vsi(?!mem)|[a-z][a-z0-9+.-]{2,}://)", re.IGNORECASE)
 _SOURCE = re.compile(r"<Source(?:Filename|Dataset)\b([^>]*)>([^<]*)<", re.IGNORECASE)
+_SUBDATASET = re.compile(r"^[A-Za-z0-9_]{2,}:")
 _MAX_NESTING = 8
 
 _SERVICES = (b"<GDAL_WM", b"<WCS_GDAL", b"<WMT_MS_", b"<WMS_", b"<Capabilities", b'"stac_version"')
@@ -57,9 +59,11 @@ def _check_vrt(path: Path, depth: int) -> None:
         raise SceneError(f"{path}: virtual rasters nested more than {_MAX_NESTING} deep")
     text = path.read_text(encoding="utf-8", errors="replace")
     for attributes, name in _SOURCE.findall(text):
-        name = name.strip()
+        name = unescape(name.strip())
         if _REMOTE.match(name):
             raise SceneError(f"{path}: reads {name}, which is not a local file; copy its sources to this machine first")
+        if _SUBDATASET.match(name):
+            continue
         source = path.parent / name if re.search(r"relativeToVRT\s*=\s*[\"']1", attributes) else Path(name)
         if not source.is_file():
             raise SceneError(f"{path}: its source {name} does not exist")
@@ -187,3 +191,25 @@ def content_files(raster: Any) -> list[Path]:
 _NOT_PIXELS = frozenset(
     {".ovr", ".xml", ".prj", ".tfw", ".wld", ".jgw", ".pgw", ".j2w", ".jpgw", ".pngw", ".tifw", ".aux"}
 )
+
+
+def lossy(raster: Any) -> bool:
+    """Whether the pixels went through a codec that changes them; of a VRT: those of its first source."""
+    if raster.driver == "VRT":
+        sources = [path for path in content_files(raster) if path != Path(raster.name)]
+        if not sources:
+            return False
+        try:
+            with open_quietly(sources[0]) as first:
+                return first.driver != "VRT" and lossy(first)
+        except RasterioError:
+            return False
+    about = raster.tags(ns="IMAGE_STRUCTURE")
+    codec = about.get("COMPRESSION", "").upper()
+    reversible = about.get("COMPRESSION_REVERSIBILITY", "").upper()
+    if reversible:
+        return "LOSSY" in reversible
+    return raster.driver == "JPEG" or ("JPEG" in codec and "JPEG-LS" not in codec) or codec in _LOSSY_CODECS
+
+
+_LOSSY_CODECS = frozenset({"WEBP", "JXL"})

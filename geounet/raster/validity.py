@@ -15,6 +15,18 @@ if TYPE_CHECKING:
 LARGEST_READING = 65535
 """No 16-bit sensor counts further: a larger nodata value is no measurement."""
 
+LOSSY_TOLERANCE = 4
+"""By how much lossy compression changes the value of fill."""
+
+LOSSY_SQUARE = 8
+"""Fill in lossy files consists of squares of this size, px: the block of JPEG. Smaller bright spots are imagery."""
+
+LOSSY_HALO = LOSSY_SQUARE - 1
+"""Pixels around a window that `filled_lossy` needs."""
+
+_EXACT = 2**24
+"""Integers below it have no rounding in float32."""
+
 
 def impossible(nodata: float) -> bool:
     """Whether a declared nodata value cannot be a measurement, so that one band that holds it is a missing band.
@@ -37,20 +49,20 @@ def occurs(nodata: float, dtype: str) -> bool:
 def equals(plane: Any, nodata: float) -> NDArray[np.bool_]:
     """Return where a band holds its nodata value, bool `(rows, cols)`.
 
-    Floating point values that differ by rounding of a decimal notation (4 units in the last place) are equal, as
+    Floating point values that differ by the rounding of a decimal notation (4 units in the last place) are equal, as
     in GDAL. NaN equals NaN.
     """
+    if not occurs(nodata, plane.dtype.name):
+        return np.zeros(plane.shape, dtype=bool)
     if plane.dtype.kind != "f":
         return cast("NDArray[np.bool_]", plane == plane.dtype.type(nodata))
     if math.isnan(nodata):
         return cast("NDArray[np.bool_]", np.isnan(plane))
-    with np.errstate(over="ignore"):
-        value = plane.dtype.type(nodata)
-    if not np.isfinite(value) or value == 0:
-        return cast("NDArray[np.bool_]", plane == value)
-    near = 4 * np.abs(np.spacing(value))
     with np.errstate(over="ignore", invalid="ignore"):
-        return cast("NDArray[np.bool_]", np.abs(plane - value) <= near)
+        value = plane.dtype.type(nodata)
+        if not np.isfinite(value) or (float(value).is_integer() and abs(nodata) < _EXACT):
+            return cast("NDArray[np.bool_]", plane == value)
+        return cast("NDArray[np.bool_]", np.abs(plane - value) <= 4 * np.abs(np.spacing(value)))
 
 
 def everywhere(planes: Sequence[Any], values: Sequence[float]) -> NDArray[np.bool_]:
@@ -61,6 +73,48 @@ def everywhere(planes: Sequence[Any], values: Sequence[float]) -> NDArray[np.boo
             break
         found = found & equals(plane, value)
     return found
+
+
+def _shrunk(plane: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
+    """Return where a run of `LOSSY_SQUARE` pixels that starts here is all true; shorter by `LOSSY_HALO`."""
+    plane = np.moveaxis(plane, axis, 0)
+    step = 1
+    while step < LOSSY_SQUARE:
+        plane = plane[:-step] & plane[step:]
+        step *= 2
+    return np.moveaxis(plane, 0, axis)
+
+
+def filled_lossy(
+    planes: Sequence[Any], values: Sequence[float], beyond: tuple[tuple[int, int], tuple[int, int]]
+) -> NDArray[np.bool_]:
+    """Return where a window of a lossy file lies in fill, bool `(rows, cols)`.
+
+    Compression moves the values of fill, and makes single pixels of imagery equal to it. Fill is therefore the union of
+    all squares of `LOSSY_SQUARE` px in which every band is within `LOSSY_TOLERANCE` of its value (a morphological
+    opening); squares may reach beyond the file's edge.
+
+    Parameters
+    ----------
+    planes : sequence of array (rows + 2 * halo − beyond, cols + 2 * halo − beyond)
+        The bands on the window and `LOSSY_HALO` pixels around it, as far as the file goes.
+    values : sequence of float
+        Value of the fill, by band.
+    beyond : ((above, below), (left, right))
+        Rows and columns of the halo that lie outside the file.
+    """
+    near: NDArray[np.bool_] | None = None
+    for plane, value in zip(planes, values, strict=True):
+        here = (plane >= value - LOSSY_TOLERANCE) & (plane <= value + LOSSY_TOLERANCE)
+        near = here if near is None else near & here
+        if not near.any():
+            break
+    if near is None or not near.any():
+        rows, cols = planes[0].shape
+        (above, below), (left, right) = beyond
+        return np.zeros((rows + above + below - 2 * LOSSY_HALO, cols + left + right - 2 * LOSSY_HALO), dtype=bool)
+    squares = _shrunk(_shrunk(np.pad(near, beyond, constant_values=True), 0), 1)
+    return ~_shrunk(_shrunk(~squares, 0), 1)
 
 
 def finite(plane: Any) -> NDArray[np.bool_] | None:
