@@ -9,7 +9,7 @@ import numpy as np
 import shapely
 
 from geounet.testing.layout import Climate, Colour, Points
-from geounet.testing.shapes import Drawing, Part, Stuff, along, box, disc, mix, roof, shade, sweep
+from geounet.testing.shapes import Drawing, Part, Stuff, along, band, box, disc, mix, roof, shade, sweep
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Style:
     vacant: float  # share of empty lots
 
 
-DETACHED = Style((9, 15), (8, 11), (4, 8), (5, 11), (4, 7.5), "villa", 1.0, 1.5, 0.14, 0.1)
+DETACHED = Style((9, 15), (8, 11), (4, 8), (4, 8), (4, 7.5), "villa", 1.0, 1.5, 0.14, 0.1)
 TERRACED = Style((24, 60), (8.5, 11), (3, 5), (5, 12), (6, 9), "terrace", 1.0, 2.0, 0.4, 0.05)
 FARM = Style((12, 30), (9, 15), (3, 7), (5, 12), (5, 8), "barn", 0.8, 2.0, 0.05, 0.1)
-HALLS = Style((24, 60), (22, 42), (8, 16), (9, 22), (6, 12), "hall", 2.0, 6.0, 0.1, 0.12)
+HALLS = Style((20, 48), (18, 36), (6, 14), (6, 16), (6, 12), "hall", 2.0, 6.0, 0.1, 0.12)
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,8 @@ def _union(parts: list[Part]) -> shapely.Polygon:
     merged = shapely.union_all([shapely.Polygon(p.quad).buffer(0) for p in parts])
     if merged.geom_type != "Polygon":
         merged = max(shapely.get_parts(merged), key=lambda g: g.area)
+    if not isinstance(merged, shapely.Polygon):
+        raise AssertionError(f"the parts of a house cover an area, found {merged.geom_type}")
     return merged
 
 
@@ -178,25 +180,29 @@ def _barn(
     return [Part(box(c, a, w, d), h, "gable", colour, stuff)]
 
 
-def court(outline: shapely.Polygon, sky: Climate, rng: np.random.Generator) -> tuple[Points, list[House]] | None:
-    """Return the courtyard's outline and the houses of a closed block, or None where there is no room."""
-    depth = rng.uniform(10.5, 13.5)
-    corners = _corners(outline.buffer(-rng.uniform(6.5, 8.0), join_style="mitre"))
-    if corners is None:
+def court(corners: Points, sky: Climate, rng: np.random.Generator) -> tuple[Points, list[House]] | None:
+    """Return the courtyard's outline and the houses of a closed block, or None where there is no room.
+
+    Parameters
+    ----------
+    corners
+        (4, 2) corners of the land between the middles of the streets around.
+    """
+    whole = shapely.Polygon(corners)
+    outer = _inset(whole, rng.uniform(9.0, 10.5))
+    inner = _inset(whole, rng.uniform(20.5, 23.5))
+    if outer is None or inner is None or shapely.Polygon(inner).area < 100:
         return None
-    outer = shapely.Polygon(corners)
-    yard = _corners(outer.buffer(-depth, join_style="mitre"))
-    if yard is None or shapely.Polygon(yard).area < 150:
-        return None
+    corners, yard = outer, inner
     yard = np.roll(yard, -int(np.argmin(np.hypot(*(yard - corners[0]).T))), axis=0)
     houses: list[House] = []
-    height = rng.uniform(9, 15)
+    height = rng.uniform(7, 12)
     flat = rng.random() < 0.25
     group = int(rng.integers(1 << 40))
     for k in range(4):
         a, b, c, d = corners[k], corners[(k + 1) % 4], yard[(k + 1) % 4], yard[k]
         count = max(1, round(float(np.hypot(*(b - a))) / rng.uniform(16, 26)))
-        if rng.random() < 0.12 and count > 2:
+        if rng.random() < 0.1:
             continue  # the block is open on this side
         cuts = np.linspace(0, 1, count + 1)
         for m in range(count):
@@ -216,20 +222,14 @@ def court(outline: shapely.Polygon, sky: Climate, rng: np.random.Generator) -> t
     return yard, houses
 
 
-def _corners(polygon: shapely.Geometry) -> Points | None:
-    """Return the four corners of a region that is nearly a quadrilateral."""
-    if polygon.is_empty or polygon.geom_type != "Polygon":
+def _inset(polygon: shapely.Polygon, distance: float) -> Points | None:
+    """Return the corners (4, 2) of a convex quadrilateral made smaller on all sides, None where little is left."""
+    smaller = polygon.buffer(-distance, join_style="mitre", mitre_limit=20.0)
+    if smaller.is_empty or smaller.geom_type != "Polygon":
         return None
-    points = shapely.get_coordinates(polygon.exterior)[:-1]
-    centre = points.mean(axis=0)
-    rect = shapely.get_coordinates(polygon.minimum_rotated_rectangle.exterior)[:4]
-    picked = points[[int(np.argmin(np.hypot(*(points - r).T))) for r in rect]]
-    angle = np.arctan2(picked[:, 1] - centre[1], picked[:, 0] - centre[0])
-    picked = picked[np.argsort(angle)]
-    quad = shapely.Polygon(picked)
-    if not quad.is_valid or len(np.unique(picked, axis=0)) < 4 or quad.area < 0.5 * polygon.area:
-        return None
-    return picked
+    points = shapely.get_coordinates(smaller.exterior)[:-1]
+    sides = np.hypot(*(np.roll(points, -1, axis=0) - points).T)
+    return points if len(points) == 4 and sides.min() > 5 else None
 
 
 def paint(draw: Drawing, house: House, sky: Climate, rng: np.random.Generator) -> None:
@@ -258,7 +258,9 @@ def _clutter(draw: Drawing, part: Part, sky: Climate, rng: np.random.Generator) 
         for _ in range(int(rng.poisson(min(12.0, length * width / 110)))):  # plant, hatches, ducts
             at = _inside(q, rng.uniform(0.12, 0.88), rng.uniform(0.15, 0.85))
             item = box(at, angle, rng.uniform(0.8, 3.2), rng.uniform(0.8, 2.2))
-            draw.add("roofs", sweep(item, -sun * sky.shadow * rng.uniform(0.6, 1.4)), shade(part.colour, 0.5), part.stuff)
+            draw.add(
+                "roofs", sweep(item, -sun * sky.shadow * rng.uniform(0.6, 1.4)), shade(part.colour, 0.5), part.stuff
+            )
             draw.add("roofs", item, shade((188, 188, 184), rng.uniform(0.7, 1.2)), part.stuff)
         if rng.random() < 0.25 and length > 18:  # roof lights in a row
             for s in np.arange(0.1, 0.92, 5.0 / length):
@@ -267,7 +269,9 @@ def _clutter(draw: Drawing, part: Part, sky: Climate, rng: np.random.Generator) 
     if part.stuff is Stuff.metal:
         for s in np.arange(0.0, 1.0, 1.1 / max(length, 1.2)):  # sheet joints
             a, b = _inside(q, float(s), 0.02), _inside(q, float(s), 0.98)
-            draw.add("roofs", box((a + b) / 2, angle + math.pi / 2, width * 0.96, 0.22), shade(part.colour, 0.9), part.stuff)
+            draw.add(
+                "roofs", box((a + b) / 2, angle + math.pi / 2, width * 0.96, 0.22), shade(part.colour, 0.9), part.stuff
+            )
         return
     if rng.random() < 0.6:  # chimney
         at = _inside(q, rng.uniform(0.2, 0.8), rng.uniform(0.38, 0.62))
@@ -276,7 +280,12 @@ def _clutter(draw: Drawing, part: Part, sky: Climate, rng: np.random.Generator) 
         draw.add("roofs", item, (150, 130, 118), part.stuff)
     if rng.random() < 0.14 and length > 6:  # solar panels on one slope
         t = 0.27 if float((q[0] - q[3]) @ sun) > 0 else 0.73
-        draw.add("roofs", box(_inside(q, rng.uniform(0.4, 0.6), t), angle, length * 0.5, width * 0.28), (42, 50, 68), part.stuff)
+        draw.add(
+            "roofs",
+            box(_inside(q, rng.uniform(0.4, 0.6), t), angle, length * 0.5, width * 0.28),
+            (42, 50, 68),
+            part.stuff,
+        )
     for _ in range(int(rng.poisson(0.8))):  # roof windows
         at = _inside(q, rng.uniform(0.15, 0.85), float(rng.choice([0.25, 0.75])))
         draw.add("roofs", box(at, angle, 0.9, 1.2), (84, 92, 100), part.stuff)
@@ -285,11 +294,14 @@ def _clutter(draw: Drawing, part: Part, sky: Climate, rng: np.random.Generator) 
 def garden(draw: Drawing, house: House, style: Style, sky: Climate, rng: np.random.Generator) -> None:
     """Paint the lot: drive, terrace, beds, perhaps a pool."""
     ahead = np.array([math.cos(house.angle), math.sin(house.angle)])
-    if style.plan in ("hall",):
+    if style.plan == "hall":
         return
     tint = mix(sky.grass, sky.dry, float(rng.beta(1.3, 2.2)))
     lot = box(house.at + house.back * 7.0, house.angle, house.front + 6.0, 26.0)
     draw.add("ground", lot, tint, Stuff.grass)
+    for a, b in ((0, 3), (1, 2), (2, 3)):  # fences
+        if rng.random() < 0.6:
+            draw.add("ground", band(np.stack([lot[a], lot[b]]), 0.4), shade(tint, rng.uniform(0.6, 1.25)), Stuff.grass)
     pave = shade(sky.asphalt, rng.uniform(0.95, 1.4)) if rng.random() < 0.6 else shade(sky.dirt, rng.uniform(0.85, 1.1))
     if rng.random() < 0.8:  # drive
         at = house.at - house.back * 8.0 + ahead * (rng.choice([-1.0, 1.0]) * house.front * 0.42)

@@ -20,7 +20,7 @@ from geounet.testing.noise import curve, number, stream, uniform
 Points = NDArray[np.float64]
 Colour = tuple[float, float, float]
 
-PITCH = 250.0
+PITCH = 220.0
 """Spacing of the road lattice, metres."""
 
 STEPS = 24
@@ -49,6 +49,7 @@ class Climate:
     roofs: tuple[Colour, ...]
     roof_weights: tuple[float, ...]
     haze: float
+    vivid: float
     gain: float
     blur: float
     noise: float
@@ -101,7 +102,8 @@ def climate(seed: int) -> Climate:
         dirt=(soil[0] * 1.13, soil[1] * 1.13, soil[2] * 1.13),
         roofs=_ROOFS,
         roof_weights=tuple(float(w) for w in weights),
-        haze=float(rng.uniform(2, 12)),
+        haze=float(rng.uniform(4, 16)),
+        vivid=float(rng.uniform(0.74, 0.9)),
         gain=float(rng.uniform(0.94, 1.1)),
         blur=float(rng.uniform(0.55, 0.8)),
         noise=float(rng.uniform(1.6, 3.2)),
@@ -121,7 +123,8 @@ class Road:
 def rotated(points: Points, angle: float) -> Points:
     """Return points (n, 2) turned by `angle` radians about the origin."""
     c, s = math.cos(angle), math.sin(angle)
-    return points @ np.array([[c, s], [-s, c]])
+    out: Points = points @ np.array([[c, s], [-s, c]])
+    return out
 
 
 def _node(seed: int, i: int, j: int) -> Points:
@@ -142,16 +145,14 @@ def edge(seed: int, i: int, j: int, southwards: bool) -> Points:
     p, q = _node(seed, i, j), _node(seed, i + di, j + dj)
     a, b = _bearing(seed, i, j, southwards), _bearing(seed, i + di, j + dj, southwards)
     t = np.linspace(0, 1, STEPS + 1)[:, None]
-    line = (
-        (2 * t**3 - 3 * t**2 + 1) * p + (t**3 - 2 * t**2 + t) * a + (-2 * t**3 + 3 * t**2) * q + (t**3 - t**2) * b
-    )
+    line = (2 * t**3 - 3 * t**2 + 1) * p + (t**3 - 2 * t**2 + t) * a + (-2 * t**3 + 3 * t**2) * q + (t**3 - t**2) * b
     return rotated(line, climate(seed).turn)
 
 
 def town(seed: int, i: int, j: int) -> float:
     """Return how built-up a face is, about 0 (open country) to 1 (town centre)."""
     a = curve(seed, 7, np.array([i + 0.37 * j]), 3.1)[0] + curve(seed, 8, np.array([j - 0.29 * i]), 2.7)[0]
-    return float(0.5 + 0.55 * a + (number(seed, 9, i, j) - 0.5) * 0.5)
+    return float(0.56 + 0.55 * a + (number(seed, 9, i, j) - 0.5) * 0.5)
 
 
 def arterial(seed: int, index: int, southwards: bool) -> bool:
@@ -183,20 +184,30 @@ def edge_road(seed: int, i: int, j: int, southwards: bool) -> Road | None:
 def river_line(seed: int, k: int, v: Points) -> tuple[Points, Points]:
     """Return centre (lattice u, metres) and half width (metres) of river `k` at lattice positions v (metres)."""
     base = (k * RIVER_PITCH + int(number(seed, 30) * RIVER_PITCH) + 0.5) * PITCH
-    centre = base + 62 * curve(seed, 31 + 10 * k, v, 330.0) + 16 * curve(seed, 32 + 10 * k, v, 90.0)
+    centre = base + 42 * curve(seed, 31 + 10 * k, v, 330.0) + 14 * curve(seed, 32 + 10 * k, v, 90.0)
     half = 8.0 + 6 * number(seed, 33, k) + 4.0 * curve(seed, 34 + 10 * k, v, 140.0)
     return centre, np.maximum(half, 4.0)
 
 
+def rivers(seed: int, u0: float, u1: float) -> range:
+    """Return the rivers that come near a range of lattice columns (metres)."""
+    offset = (int(number(seed, 30) * RIVER_PITCH) + 0.5) * PITCH
+    reach = 120.0
+    first = math.ceil((u0 - reach - offset) / (PITCH * RIVER_PITCH))
+    last = math.floor((u1 + reach - offset) / (PITCH * RIVER_PITCH))
+    return range(first, last + 1)
+
+
 def river_gap(seed: int, points: Points) -> Points:
-    """Return the distance in metres (along lattice rows) from points (n, 2) to the nearest river's bank."""
+    """Return the distance in metres (along lattice rows) from points (n, 2) to the nearest river's bank.
+
+    Infinite where no river is within about 80 m, negative on the river.
+    """
     uv = rotated(np.asarray(points, dtype=np.float64), -climate(seed).turn)
     near = np.full(len(uv), np.inf)
     if not len(uv):
         return near
-    first = int(np.floor(uv[:, 0].min() / (PITCH * RIVER_PITCH))) - 1
-    last = int(np.ceil(uv[:, 0].max() / (PITCH * RIVER_PITCH)))
-    for k in range(first, last + 1):
+    for k in rivers(seed, float(uv[:, 0].min()), float(uv[:, 0].max())):
         centre, half = river_line(seed, k, uv[:, 1])
         near = np.minimum(near, np.abs(uv[:, 0] - centre) - half)
     return near
@@ -213,9 +224,7 @@ def face_grid(seed: int, i: int, j: int) -> Points:
     s = np.linspace(0, 1, STEPS + 1)[None, :, None]
     t = np.linspace(0, 1, STEPS + 1)[:, None, None]
     ruled = (1 - t) * north[None] + t * south[None] + (1 - s) * west[:, None] + s * east[:, None]
-    corners = (
-        (1 - s) * (1 - t) * north[0] + s * (1 - t) * north[-1] + (1 - s) * t * south[0] + s * t * south[-1]
-    )
+    corners = (1 - s) * (1 - t) * north[0] + s * (1 - t) * north[-1] + (1 - s) * t * south[0] + s * t * south[-1]
     grid: Points = ruled - corners
     # exactly the shared curves on the border: neighbours meet without slivers, streets end on roads
     grid[0], grid[-1], grid[:, 0], grid[:, -1] = north, south, west, east

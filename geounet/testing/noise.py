@@ -14,9 +14,9 @@ _MIX2 = np.uint64(0x94D049BB133111EB)
 
 def _scramble(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Return the finaliser of splitmix64 (Steele, Lea, Flood: Fast splittable generators, OOPSLA 2014)."""
-    with np.errstate(over="ignore"):
-        x = (x ^ (x >> np.uint64(30))) * _MIX1
-        x = (x ^ (x >> np.uint64(27))) * _MIX2
+    # arrays of unsigned integers wrap silently
+    x = (x ^ (x >> np.uint64(30))) * _MIX1
+    x = (x ^ (x >> np.uint64(27))) * _MIX2
     return x ^ (x >> np.uint64(31))
 
 
@@ -24,10 +24,9 @@ def uniform(seed: int, salt: int, *index: int | NDArray[np.int64]) -> NDArray[np
     """Return numbers in [0, 1) that depend only on seed, salt and the integer indices (broadcast together)."""
     key = np.asarray([(seed * 0x2545F491 + salt) & 0xFFFFFFFFFFFFFFFF], dtype=np.uint64)
     state = _scramble(key + _GOLDEN)
-    with np.errstate(over="ignore"):
-        for part in index:
-            words = np.asarray(part, dtype=np.int64).astype(np.uint64)
-            state = _scramble((state ^ words) * _MIX1 + _GOLDEN)
+    for part in index:
+        words = np.asarray(part, dtype=np.int64).astype(np.uint64)
+        state = _scramble((state ^ words) * _MIX1 + _GOLDEN)
     return (state >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
@@ -69,12 +68,9 @@ def field(seed: int, salt: int, y: float, x: float, step: float, shape: tuple[in
     """
     iy, rows = _spline(y / wavelength, step / wavelength, shape[0])
     ix, cols = _spline(x / wavelength, step / wavelength, shape[1])
-    lattice = uniform(
-        seed, salt, (iy + np.arange(rows.shape[1]))[:, None], (ix + np.arange(cols.shape[1]))[None, :]
-    )
+    lattice = uniform(seed, salt, (iy + np.arange(rows.shape[1]))[:, None], (ix + np.arange(cols.shape[1]))[None, :])
     values = ((lattice - 0.5) * 3.6).astype(np.float32)
-    out: Floats = rows @ values @ cols.T
-    return out
+    return np.asarray(rows @ values @ cols.T, dtype=np.float32)
 
 
 def curve(seed: int, salt: int, at: NDArray[np.float64], wavelength: float) -> NDArray[np.float64]:
@@ -82,7 +78,11 @@ def curve(seed: int, salt: int, at: NDArray[np.float64], wavelength: float) -> N
     scaled = np.asarray(at, dtype=np.float64) / wavelength
     base = np.floor(scaled).astype(np.int64)
     f = scaled - base
-    v = [(uniform(seed, salt, base + k) - 0.5) * 2.6 for k in (-1, 0, 1, 2)]
+    if not base.size:
+        return f
+    first = int(base.min()) - 1
+    lattice = (uniform(seed, salt, np.arange(first, int(base.max()) + 3)) - 0.5) * 2.6
+    v = [lattice[base + k - first] for k in (-1, 0, 1, 2)]
     out: NDArray[np.float64] = (
         v[0] * (1 - f) ** 3 + v[1] * (3 * f**3 - 6 * f**2 + 4) + v[2] * (-3 * f**3 + 3 * f**2 + 3 * f + 1) + v[3] * f**3
     ) / 6

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from geounet.testing.layout import PITCH, RIVER_PITCH, Climate, Points, climate, faces_near, river_line, rotated
+from geounet.testing.faces import face
+from geounet.testing.layout import Climate, Points, climate, faces_near, river_line, rivers, rotated
 from geounet.testing.noise import Floats, curve, field, stream
-from geounet.testing.plots import Crop, face
-from geounet.testing.shapes import LAYERS, Layer, Stuff, mix, shade
+from geounet.testing.plot import Crop
+from geounet.testing.shapes import LAYERS, Layer, Stuff, mix
 
 BLOCK = 512
 """Pixels per side of a painted block."""
@@ -63,7 +64,7 @@ def _table(column: int, part: int | None = None) -> Floats:
     out = np.zeros(256, dtype=np.float32)
     for stuff, row in _TEXTURE.items():
         value = row[column]
-        out[stuff] = value[part] if isinstance(value, tuple) and part is not None else value  # type: ignore[assignment]
+        out[stuff] = value[part] if isinstance(value, tuple) and part is not None else value
     return out
 
 
@@ -118,10 +119,8 @@ def _rivers(canvas: _Canvas, seed: int, sky: Climate) -> None:
     (u0, v0), (u1, v1) = uv.min(axis=0), uv.max(axis=0)
     step = 4.0
     v = np.arange(math.floor(v0 / step) - 4, math.ceil(v1 / step) + 5) * step
-    for k in range(math.floor(u0 / (PITCH * RIVER_PITCH)) - 1, math.ceil(u1 / (PITCH * RIVER_PITCH)) + 1):
+    for k in rivers(seed, float(u0), float(u1)):
         centre, half = river_line(seed, k, v)
-        if centre.max() + 40 < u0 or centre.min() - 40 > u1:
-            continue
         bars = 2.2 * np.maximum(curve(seed, 36, v, 40.0), -0.4)
         for grow, colour, stuff in (
             (3.6 + bars, mix(sky.soil, sky.grass, 0.45), Stuff.bank),
@@ -134,9 +133,9 @@ def _rivers(canvas: _Canvas, seed: int, sky: Climate) -> None:
             canvas.polygon(rotated(line, sky.turn), (*colour, stuff))
 
 
-def _rows(image: Floats, crops: list[Crop], canvas: _Canvas, gsd: float, kind: NDArray[np.uint8], seed: int) -> None:
+def _rows(light: Floats, crops: list[Crop], canvas: _Canvas, gsd: float, kind: NDArray[np.uint8], seed: int) -> None:
     """Darken and lighten the rows and wheel tracks of parcels, in place."""
-    size = image.shape[0]
+    size = light.shape[0]
     if not crops:
         return
     owner = Image.new("L", (size, size), 0)
@@ -147,7 +146,7 @@ def _rows(image: Floats, crops: list[Crop], canvas: _Canvas, gsd: float, kind: N
     for k, crop in enumerate(crops):
         if crop.strength == 0:
             continue
-        mask = (owners == k + 1) & (kind == Stuff.crop)
+        mask = (owners == k + 1) & ((kind == Stuff.crop) | (kind == Stuff.grass))
         rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         if not len(rows):
             continue
@@ -158,8 +157,8 @@ def _rows(image: Floats, crops: list[Crop], canvas: _Canvas, gsd: float, kind: N
         # rows closer than two pixels cannot be seen
         factor = 1 + np.float32(crop.strength) * np.sin(across * np.float32(2 * math.pi / max(crop.period, 2.2 * gsd)))
         wheel = np.abs((across % np.float32(18.0)) - 9.0)
-        factor -= np.float32(0.12) * ((np.abs(wheel - 0.9) < 0.28)).astype(np.float32)
-        image[cut] *= np.where(mask[cut], factor, np.float32(1))[..., None]
+        factor -= np.float32(0.12) * (np.abs(wheel - 0.9) < 0.28).astype(np.float32)
+        light[cut] *= np.where(mask[cut], factor, np.float32(1))
 
 
 @lru_cache(maxsize=24)
@@ -183,43 +182,44 @@ def block(seed: int, row: int, col: int, gsd: float, bands: int = 3) -> tuple[ND
             box = (x - 5, y - 5, x + size * gsd + 5, y + size * gsd + 5)
             crops = [c for each in faces for c in each.crops if _touches(c.polygon, box)]
     kind = np.asarray(canvas.picture)[::_FINE, ::_FINE, 3]
-    image = np.asarray(canvas.picture.reduce(_FINE))[..., :3].astype(np.float32)
-    dark = np.asarray(canvas.shadow.reduce(_FINE)).astype(np.float32) / 255
+    fine = np.asarray(canvas.picture.reduce(_FINE))
+    dark = np.asarray(canvas.shadow.reduce(_FINE)).astype(np.float32) * (_SHADED[kind] / 255)
 
-    shape = (size, size)
-    centre = 0.5 * gsd
+    shape, centre = (size, size), 0.5 * gsd
+
+    def smooth(salt: int, wavelength: float) -> Floats:
+        return field(seed, salt, y + centre, x + centre, gsd, shape, wavelength)
+
     light = np.ones(shape, dtype=np.float32)
     for k, wave in enumerate(_WAVES):
         if wave > 1.2 * gsd:
-            light += _STRENGTH[k][kind] * field(seed, 60 + k, y + centre, x + centre, gsd, shape, wave)
-    _rows(image, crops, canvas, gsd, kind, seed)
-    image *= light[..., None]
-    drift = _DRIFT[kind] * (
-        field(seed, 70, y + centre, x + centre, gsd, shape, 34.0)
-        + 0.7 * field(seed, 71, y + centre, x + centre, gsd, shape, 7.0)
-    )
-    image += drift[..., None] * np.array([1.0, 0.55, 0.35], dtype=np.float32)
-    if bands == 4:
-        mean = image.mean(axis=2)
-        image = np.concatenate([image, (mean * _NIR_GAIN[kind] + _NIR_BASE[kind])[..., None]], axis=2)
-    # skylight is blue: shadows keep more of it
-    sky_share = np.array([0.40, 0.44, 0.52, 0.34], dtype=np.float32)[: image.shape[2]]
-    dark *= _SHADED[kind]
-    image *= 1 - dark[..., None] * (1 - sky_share)
+            light += _STRENGTH[k][kind] * smooth(60 + k, wave)
+    _rows(light, crops, canvas, gsd, kind, seed)
     # clouds and flight strips change the light over hundreds of metres
-    sun = 1 + 0.05 * field(seed, 80, y + centre, x + centre, gsd, shape, 700.0)
-    image *= (sun * sky.gain)[..., None]
-    image = image * (1 - sky.haze / 255) + sky.haze * np.array([0.9, 1.0, 1.15, 0.6], np.float32)[: image.shape[2]]
-    image = np.stack([_soften(image[..., k], sky.blur) for k in range(image.shape[2])])
-
+    light *= (1 + 0.05 * smooth(80, 700.0)) * np.float32(sky.gain * (1 - sky.haze / 255))
+    drift = _DRIFT[kind] * (smooth(70, 34.0) + 0.7 * smooth(71, 7.0)) * np.float32(sky.gain)
+    planes: list[Floats] = [fine[..., k].astype(np.float32) for k in range(3)]
+    grey = (planes[0] + planes[1] + planes[2]) / 3
+    for plane in planes:
+        plane *= np.float32(sky.vivid)
+        plane += grey * np.float32(1 - sky.vivid)
+    if bands == 4:
+        planes.append(grey * _NIR_GAIN[kind] + _NIR_BASE[kind])
     rng = stream(seed, 90, row, col, round(gsd * 1e6))
     core = np.s_[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
-    image = image[:, *core]
-    grain = rng.standard_normal((1 + len(image), BLOCK, BLOCK), dtype=np.float32)
-    image = image + (grain[0] * _GRAIN[kind][core] * 60 + grain[1:] * 0.6 * sky.noise + grain[0] * 0.6 * sky.noise)
-    picture = np.clip(np.rint(image), 1, 254).astype(np.uint8)
-    if bands == 1:
-        picture = np.rint(picture.astype(np.float32).mean(axis=0, keepdims=True)).astype(np.uint8)
+    common = rng.standard_normal((BLOCK, BLOCK), dtype=np.float32)
+    common *= _GRAIN[kind][core] * 60 + np.float32(0.6 * sky.noise)
+    picture = np.empty((len(planes), BLOCK, BLOCK), dtype=np.uint8)
+    for k, plane in enumerate(planes):
+        plane *= light
+        plane += drift * np.float32((1.0, 0.55, 0.35, 0.2)[k])
+        # skylight is blue: shadows keep more of it
+        plane *= 1 - dark * np.float32(1 - (0.40, 0.44, 0.52, 0.34)[k])
+        plane += np.float32(sky.haze * (0.9, 1.0, 1.15, 0.6)[k])
+        soft = ndimage.gaussian_filter(plane, sky.blur, truncate=3.0, mode="nearest")[core]
+        soft += common
+        soft += rng.standard_normal((BLOCK, BLOCK), dtype=np.float32) * np.float32(0.6 * sky.noise)
+        picture[k] = np.clip(np.rint(soft), 1, 254)
     labels = _LABEL[kind[core]]
     picture.setflags(write=False)
     labels.setflags(write=False)
@@ -231,9 +231,4 @@ def _touches(polygon: Points, box: tuple[float, float, float, float]) -> bool:
     return bool(low[0] < box[2] and high[0] > box[0] and low[1] < box[3] and high[1] > box[1])
 
 
-def _soften(plane: Floats, sigma: float) -> Floats:
-    out: Floats = ndimage.gaussian_filter(plane, sigma, truncate=3.0, mode="nearest")
-    return out
-
-
-__all__ = ["BLOCK", "BUILDING", "LAND", "ROAD", "VEGETATION", "WATER", "block", "shade"]
+__all__ = ["BLOCK", "BUILDING", "LAND", "ROAD", "VEGETATION", "WATER", "block"]

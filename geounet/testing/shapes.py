@@ -36,7 +36,7 @@ class Stuff(IntEnum):
     pool = 17
 
 
-LAYERS = ("ground", "water", "verge", "surface", "marks", "shadow", "roofs", "crowns")
+LAYERS = ("ground", "water", "verge", "tracks", "streets", "mains", "marks", "shadow", "roofs", "crowns")
 """In the order they are painted; `shadow` darkens what lies below it."""
 
 
@@ -242,9 +242,7 @@ def trees(
         tufts.append(blobs(at + off + sun * (0.26 * radius[:, None]), radius * rng.uniform(0.2, 0.36, n), 0.25))
     # crown by crown, so that neighbours overlap as wholes
     polygons = np.stack([base, lit, *tufts], axis=1).reshape(-1, corners, 2)
-    light = np.stack(
-        [np.full(n, 0.6), np.full(n, 0.9), *(rng.uniform(0.98, 1.28, n) for _ in tufts)], axis=1
-    )
+    light = np.stack([np.full(n, 0.6), np.full(n, 0.9), *(rng.uniform(0.98, 1.28, n) for _ in tufts)], axis=1)
     colours = (tone[:, None, :] * light[:, :, None]).reshape(-1, 3)
     drawing.add_many("crowns", polygons, colours, stuff)
     reach = -sun * sky.shadow
@@ -254,7 +252,7 @@ def trees(
 
 
 _BODIES: tuple[Colour, ...] = (
-    (214, 214, 212), (60, 62, 66), (150, 152, 156), (38, 40, 46), (176, 54, 46), (58, 82, 122), (190, 184, 168),
+    (214, 214, 212), (60, 62, 66), (186, 188, 190), (38, 40, 46), (176, 54, 46), (58, 82, 122), (190, 184, 168),
 )  # fmt: skip
 
 
@@ -270,7 +268,7 @@ def car(drawing: Drawing, at: Points, angle: float, sky: Climate, rng: np.random
     drawing.add("marks", body, colour, stuff)
     ahead = np.array([math.cos(angle), math.sin(angle)])
     if kind <= 0.9:
-        drawing.add("marks", box(at + ahead * 0.75, angle, 0.7, wide * 0.86), shade(colour, 0.32), stuff)
-        drawing.add("marks", box(at - ahead * 1.5, angle, 0.5, wide * 0.8), shade(colour, 0.4), stuff)
+        drawing.add("marks", box(at + ahead * 0.75, angle, 0.7, wide * 0.86), shade(colour, 0.58), stuff)
+        drawing.add("marks", box(at - ahead * 1.5, angle, 0.5, wide * 0.8), shade(colour, 0.68), stuff)
     else:
         drawing.add("marks", box(at - ahead * 0.6, angle, long * 0.7, wide * 0.9), shade(colour, 1.08), stuff)
