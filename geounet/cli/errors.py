@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -100,16 +101,23 @@ def _defect() -> int:
 
 
 def _reader_left(error: OSError) -> bool:
-    """Whether stdout is a pipe that nobody reads any more (`geounet schema | head -1`); it is silenced then."""
-    if not isinstance(error, BrokenPipeError):
+    """Whether stdout is a pipe that nobody reads any more (`geounet schema | head -1`); it is silenced then.
+
+    Other broken pipes, to a process of a cluster for example, are none of the reader's doing.
+    """
+    if not isinstance(error, BrokenPipeError) or not hasattr(select, "poll"):
         return False
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The interpreter flushes once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+        number = sys.stdout.fileno()
+    except (OSError, ValueError):  # replaced by something that is no file
+        return False
+    poll = select.poll()
+    poll.register(number, 0)
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
+        return False
+    # The interpreter flushes once more at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    return True
 
 
 def _print_anything() -> None:

@@ -50,8 +50,10 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
     document = read(_text(file), str(path))
     origins = {key: f"{path}:{line}" for key, line in document.lines.items()}
     data = anchored(document.data, file.absolute().parent)
-    # The default folder is a path of the job file as well.
-    data = merge({"outputs": {"folder": str(file.absolute().parent / "out")}}, data) if _plain(data) else data
+    outputs = data.get("outputs") or {}
+    if isinstance(outputs, dict) and outputs.get("folder") is None:
+        # The default is a path of the job file as well.
+        data["outputs"] = {**outputs, "folder": str(file.absolute().parent / "out")}
     return _with_overrides(data, overrides, str(path), origins)
 
 
@@ -136,11 +138,6 @@ def _with_overrides(
         origins = {key: origin for key, origin in origins.items() if key[: len(path)] != path}
         origins[path] = f"--set {text}"
     return parse_job(data, source, origins)
-
-
-def _plain(data: Mapping[str, Any]) -> bool:
-    """Whether the section `outputs` is left out, empty, or keys."""
-    return data.get("outputs") is None or isinstance(data["outputs"], dict)
 
 
 def _origin(path: tuple[str | int, ...], origins: Mapping[tuple[str | int, ...], str], source: str) -> str:

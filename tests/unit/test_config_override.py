@@ -1,0 +1,99 @@
+"""`--set key.sub=value`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from geounet.config.load import load_job
+from geounet.config.override import merge, parse_override
+from geounet.errors import JobError
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "value"),
+    [
+        ("tiling.tile=512", "tiling.tile", 512),
+        ("tiling.tile=auto", "tiling.tile", "auto"),
+        (" tiling . tile = 512 ", "tiling.tile", 512),
+        ("vector=none", "vector", "none"),
+        ("vector.buildings=false", "vector.buildings", False),
+        ("vector.buildings={class: house}", "vector.buildings", {"class": "house"}),
+        ("vector.buildings.class=1", "vector.buildings.class", "1"),
+        ("vector.landcover.min_area_m2=1e3", "vector.landcover.min_area_m2", 1000.0),
+        ("vector.landcover.classes=water,2", "vector.landcover.classes", ["water", "2"]),
+        ("bands=1,2,3", "bands", [1, 2, 3]),
+        ("bands=[1, red]", "bands", [1, "red"]),
+        ("bands=red", "bands", ["red"]),
+        ("bands=4", "bands", [4]),
+        ("bands=auto", "bands", "auto"),
+        ("nodata=255", "nodata", 255),
+        ("nodata=0,0,255", "nodata", [0, 0, 255]),
+        ("bbox=-1.5,2,3,4e2", "bbox", [-1.5, 2, 3, 400.0]),
+        ("name=2024", "name", "2024"),
+        ("name=a=b: c", "name", "a=b: c"),
+        ("name=", "name", None),
+        ("outputs.probability=yes", "outputs.probability", True),
+        ("cluster.address=tcp://10.0.0.1:8786", "cluster.address", "tcp://10.0.0.1:8786"),
+        ("predict.device=cuda:1", "predict.device", "cuda:1"),
+    ],
+)
+def test_values_are_read_as_their_key_wants(text: str, path: str, value: Any) -> None:
+    found = parse_override(text)
+    assert found == (tuple(path.split(".")), value)
+    assert type(found[1]) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tiling", "expected key=value"),
+        ("=5", "expected key=value"),
+        ("tiling.=5", "expected key=value"),
+        ("tile=5", "unknown key tile; did you mean tiling.tile?"),
+        ("tiling.tyle=5", "unknown key tiling.tyle; did you mean tiling.tile?"),
+        ("tiling.tile.x=5", "unknown key tiling.tile.x; tiling.tile has no keys below it"),
+        ("tiling.tile=[", "the value is not YAML"),
+    ],
+)
+def test_what_cannot_be_set(text: str, message: str) -> None:
+    with pytest.raises(JobError) as info:
+        parse_override(text)
+    assert str(info.value).startswith(f"--set {text}: {message}")
+
+
+def test_sections_are_merged_and_words_replaced() -> None:
+    data = {"vector": "none", "tiling": {"tile": 64, "overlap": 8}}
+    assert merge(data, {"tiling": {"tile": 96}})["tiling"] == {"tile": 96, "overlap": 8}
+    assert merge(data, {"vector": {"cell": 7}})["vector"] == {"cell": 7}
+    assert merge({"tiling": {"tile": 64}}, {"tiling": None}) == {"tiling": None}
+    assert data == {"vector": "none", "tiling": {"tile": 64, "overlap": 8}}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    file = tmp_path / "job.yaml"
+    file.write_text("scenes: [a.tif]\nmodels: [a, b]\ntiling: {tile: 64}\nvector: none\n")
+    return file
+
+
+def test_the_last_one_wins(file: Path) -> None:
+    job = load_job(file, ["tiling.tile=96", "tiling.tile=128", "vector.cell=7", "vector=none"])
+    assert job.tiling.tile == 128
+    assert job.vector == "none"
+
+
+def test_model_and_models_replace_each_other(file: Path) -> None:
+    assert load_job(file, ["model=c"]).model_names() == ["c"]
+    assert load_job(file, ["model=c", "models=d,e"]).model_names() == ["d", "e"]
+
+
+def test_a_wrong_value_is_told_where_it_was_set(file: Path) -> None:
+    with pytest.raises(
+        JobError, match=r"^--set tiling\.tile=x: tiling\.tile: found 'x', expected a whole number or auto$"
+    ):
+        load_job(file, ["tiling.overlap=4", "tiling.tile=x"])
+    with pytest.raises(JobError, match=r"job\.yaml:3: tiling: overlap 40 is over half of tile 64"):
+        load_job(file, ["tiling.overlap=40"])
