@@ -17,7 +17,7 @@ from geounet.config.job import Job
 from geounet.engine.cluster import connect
 from geounet.engine.manifest import FORMAT
 from geounet.engine.plan import check_model, versions
-from geounet.engine.pool import Pool
+from geounet.engine.pool import InlinePool, Pool
 from geounet.engine.scene import Progress, SceneRun, Silent
 from geounet.errors import ClusterError, GeounetError, JobError, ModelError
 from geounet.models.bundle import Bundle, load_bundle
@@ -81,7 +81,7 @@ def _scene_run(job: Job, spec: SceneSpec, bundle: Bundle) -> SceneRun:
     folder = Path(job.outputs.folder).absolute() / spec.name
     if job.models is not None:
         folder /= bundle.card.name
-    return SceneRun(None, job, spec, bundle, folder, work_folder(job), None)
+    return SceneRun(InlinePool(), job, spec, bundle, folder, work_folder(job), None)
 
 
 def run(job: Job, client: Any = None, progress: Progress | None = None) -> RunResult:
@@ -135,6 +135,7 @@ def run(job: Job, client: Any = None, progress: Progress | None = None) -> RunRe
                     scene.pool, scene.layout, scene.progress = pool, layout, progress
                     entries[index] = _run_one(scene)
         ordered = [entries[index] for index in range(len(runs))]
+        exit_code = _exit_code(ordered)
         manifest = {
             "format": FORMAT,
             "job": job.model_dump(mode="json", by_alias=True),
@@ -142,13 +143,13 @@ def run(job: Job, client: Any = None, progress: Progress | None = None) -> RunRe
             "started": started.isoformat(timespec="seconds"),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - clock, 2),
-            "exit_code": _exit_code(ordered),
+            "exit_code": exit_code,
             "scenes": ordered,
         }
         out = Path(job.outputs.folder).absolute()
         if todo or not (out / "manifest.json").exists():
             _write(out, manifest)
-    return RunResult(manifest["exit_code"], manifest, out)
+    return RunResult(exit_code, manifest, out)
 
 
 def _run_one(scene: SceneRun) -> dict[str, Any]:

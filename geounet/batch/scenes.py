@@ -72,7 +72,7 @@ def _expand(job: Job, out: Path) -> Iterator[tuple[str, list[Path]]]:
         elif path.exists() or not glob.has_magic(entry):
             found = [path]  # a missing file is one scene's failure, not the job's
         else:
-            matches = (Path(p) for p in glob.iglob(entry, recursive=True))  # noqa: PTH207 - absolute patterns too
+            matches = (Path(p) for p in glob.iglob(entry, recursive=True))
             found = sorted(p for p in matches if p.is_file() and not p.resolve().is_relative_to(out))
             if not found:
                 raise JobError(f"{entry}: matches no file")

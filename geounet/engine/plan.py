@@ -169,6 +169,8 @@ class Plan:
     card: Card
     ratio: float | None
     """Scene's ground sample distance over the model's."""
+    probability: bool = False
+    """Whether the probability COG is asked for."""
 
     @property
     def grid_summary(self) -> dict[str, Any]:

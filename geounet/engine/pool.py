@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import queue
+import random
 import time
 import traceback
 import uuid
@@ -81,9 +82,13 @@ class Pool:
         self._on_event = on_event or (lambda _event, _details: None)
         self.deaths = 0
 
+    def threads(self) -> int:
+        """Return how many tasks the cluster can run at once, as of now."""
+        return sum(self.client.nthreads().values())
+
     def window(self) -> int:
         """Return how many tasks may be at the cluster: one running and one waiting for each thread."""
-        return max(2, 2 * sum(self.client.nthreads().values()))
+        return max(2, 2 * self.threads())
 
     def run(
         self, tasks: Iterable[Task], follow: Callable[[Outcome], Iterable[Task]] | None = None
@@ -191,6 +196,39 @@ class Pool:
         return Outcome(task, error=line)
 
 
+class InlinePool:
+    """Runs tasks one by one in this process: for `plan`, and wherever a cluster would be in the way.
+
+    Parameters
+    ----------
+    shuffle
+        Seed of a random order; None keeps the given one.
+    """
+
+    deaths = 0
+
+    def __init__(self, shuffle: int | None = None) -> None:
+        self._random = None if shuffle is None else random.Random(shuffle)  # noqa: S311 - an order, not a secret
+
+    def threads(self) -> int:
+        """Return 1."""
+        return 1
+
+    def run(
+        self, tasks: Iterable[Task], follow: Callable[[Outcome], Iterable[Task]] | None = None
+    ) -> Iterator[Outcome]:
+        """Yield the outcome of every task; what a task raises, this raises."""
+        waiting = deque(tasks)
+        while waiting:
+            if self._random is not None:
+                waiting.rotate(self._random.randrange(len(waiting)))
+            task = waiting.popleft()
+            outcome = Outcome(task, task.function(*task.args))
+            if follow is not None:
+                waiting.extend(follow(outcome))
+            yield outcome
+
+
 class PoolExecutor:
     """The pool as a `geounet.types.Executor`.
 
@@ -202,7 +240,7 @@ class PoolExecutor:
         Called with `(label, done, total)`.
     """
 
-    def __init__(self, pool: Pool, progress: Callable[[str, int, int], None] | None = None) -> None:
+    def __init__(self, pool: Pool | InlinePool, progress: Callable[[str, int, int], None] | None = None) -> None:
         self._pool = pool
         self._progress = progress or (lambda _label, _done, _total: None)
 

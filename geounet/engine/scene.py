@@ -27,7 +27,7 @@ from geounet.engine.plan import (
     vector_sections,
     versions,
 )
-from geounet.engine.pool import Outcome, Pool, PoolExecutor, Task
+from geounet.engine.pool import InlinePool, Outcome, Pool, PoolExecutor, Task
 from geounet.errors import GeounetError, OutputExistsError, SceneError
 from geounet.grid.blocks import Block, BlockId
 from geounet.models.bundle import Bundle
@@ -62,7 +62,7 @@ class Silent:
 class SceneRun:
     """One scene and one model, from the input to the published files."""
 
-    pool: Pool | None
+    pool: Pool | InlinePool
     job: Job
     spec: SceneSpec
     bundle: Bundle
@@ -164,8 +164,8 @@ class SceneRun:
         vector_sections(self.job, self.bundle.card)
         return self._finished(job_key(self.job, pixel_key(self.job, self.bundle, info, spec)))
 
-    def prepare(self, *, dry: bool = False) -> tuple[Plan, Ledger]:
-        """Resolve the job for this scene; a `dry` run leaves no record."""
+    def prepare(self, *, dry: bool = False, workers: int | None = None) -> tuple[Plan, Ledger]:
+        """Resolve the job for this scene for a number of workers (None: those there are); `dry` leaves no record."""
         spec, info = self.describe()
         shape, ratio = choose_grid(info, self.bundle.card, self.job)
         key = pixel_key(self.job, self.bundle, info, spec)
@@ -184,10 +184,10 @@ class SceneRun:
                 }
             )
         else:
-            recipe = self._resolve(spec, info, shape, key, ledger)
+            recipe = self._resolve(spec, info, shape, key, ledger, workers or self.pool.threads() or 1, dry=dry)
             if not dry:
                 ledger.write_record({"recipe": asdict(recipe), "versions": versions(), "scene": info.to_dict()})
-        return Plan(recipe, info, self.bundle.card, ratio), ledger
+        return Plan(recipe, info, self.bundle.card, ratio, self.job.outputs.probability), ledger
 
     def _name(self) -> str:
         return self.folder.name if self.job.models is None else f"{self.folder.parent.name}/{self.folder.name}"
@@ -198,14 +198,29 @@ class SceneRun:
         # On a cluster that is not ours a worker's share is its threads; 0 leaves torch as it is there.
         return self.job.cluster.threads if isinstance(self.job.cluster.threads, int) else 0
 
-    def _resolve(self, spec: SceneSpec, info: SceneInfo, shape: tuple[int, int], key: str, ledger: Ledger) -> Recipe:
+    def _resolve(
+        self,
+        spec: SceneSpec,
+        info: SceneInfo,
+        shape: tuple[int, int],
+        key: str,
+        ledger: Ledger,
+        workers: int,
+        *,
+        dry: bool,
+    ) -> Recipe:
         job, bundle = self.job, self.bundle
         answer = self._one(
             "probe",
             probe,
-            (str(bundle.folder), bundle.sha256, job.predict.device, job.predict.precision, str(self.work)),
+            (
+                str(bundle.folder),
+                bundle.sha256,
+                job.predict.device,
+                job.predict.precision,
+                None if dry else str(self.work),
+            ),
         )
-        workers = len(self.pool.client.nthreads()) or 1
         tile, overlap, side = resolve_tiling(shape, bundle.card, job, int(answer["multiple"]), workers)
         batch = job.predict.batch
         if batch == "auto":
@@ -306,7 +321,8 @@ class SceneRun:
         mosaic = str(model_mosaic(recipe, self.bundle.card.channels, failed))
         # Chunks made while blocks were missing must not outlive the blocks' second chance.
         receipts = {} if failed else ledger.receipts("regrid")
-        todo, counts = [], []
+        todo: list[Task] = []
+        counts: list[dict[str, int]] = []
         for rect in chunks(recipe):
             name = f"{rect.y0:07d}_{rect.x0:07d}"
             if name in receipts:
@@ -324,20 +340,26 @@ class SceneRun:
         self, plan: Plan, sections: Vector, staging: Path, ledger: Ledger, tags: dict[str, str]
     ) -> dict[str, Any]:
         from geounet.vector.build import geopackage
-        from geounet.vector.request import VectorRequest
+        from geounet.vector.request import DEFAULT_CELL, VectorRequest
 
         card, name = plan.card, plan.info.name
-        request = VectorRequest.for_card(
+        multilabel = card.head == "multilabel"
+        request = VectorRequest(
             mask=str(staging / f"{name}_mask.tif"),
             probability=str(probability_mosaic(plan.recipe)),
-            card=card,
+            classes=tuple(card.classes if multilabel else card.mask_classes()),
+            channels={c.code: channel for channel, c in enumerate(card.classes, start=1)},
             layers=sections,
+            cell=sections.cell if isinstance(sections.cell, int) else DEFAULT_CELL,
             out=staging / f"{name}.gpkg",
             work=ledger.folder / "vectors",
             metadata=tags,
+            multilabel=multilabel,
+            identity=plan.recipe.fingerprint,
         )
         executor = PoolExecutor(self.pool, lambda label, done, total: self.progress.update(label, done, total))
-        return geopackage(request, executor)
+        result: dict[str, Any] = geopackage(request, executor)
+        return result
 
     def _preview(self, plan: Plan, staging: Path, files: dict[str, str]) -> str:
         from geounet.report.preview import write_preview

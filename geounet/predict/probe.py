@@ -12,8 +12,8 @@ from geounet.errors import ClusterError, ModelError
 from geounet.models.bundle import load_bundle
 
 
-def probe(model: str, sha256: str, device: str, precision: str, work: str) -> dict[str, Any]:
-    """Check that this worker sees the model and the work folder, and resolve device and precision here.
+def probe(model: str, sha256: str, device: str, precision: str, work: str | None) -> dict[str, Any]:
+    """Check that this worker sees the model and (unless None) the work folder; resolve device and precision here.
 
     Returns
     -------
@@ -34,16 +34,8 @@ def probe(model: str, sha256: str, device: str, precision: str, work: str) -> di
     bundle = load_bundle(model)
     if bundle.sha256 != sha256:
         raise ModelError(f"{model}: the worker on {platform.node()} sees another model than the driver")
-    nonce = Path(work) / f".probe-{uuid.uuid4().hex}"
-    try:
-        nonce.parent.mkdir(parents=True, exist_ok=True)
-        nonce.write_text("geounet", encoding="utf-8")
-        nonce.unlink()
-    except OSError as error:
-        raise ClusterError(
-            f"{work}: the worker on {platform.node()} cannot write there ({error}); outputs.work must be on storage "
-            "that all workers share"
-        ) from None
+    if work is not None:
+        _check_writable(Path(work))
     resolved, chosen = resolve(device, precision)
     return {
         "device": resolved,
@@ -55,6 +47,19 @@ def probe(model: str, sha256: str, device: str, precision: str, work: str) -> di
         else torch.backends.cpu.get_cpu_capability(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     }
+
+
+def _check_writable(work: Path) -> None:
+    nonce = work / f".probe-{uuid.uuid4().hex}"
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        nonce.write_text("geounet", encoding="utf-8")
+        nonce.unlink()
+    except OSError as error:
+        raise ClusterError(
+            f"{work}: the worker on {platform.node()} cannot write there ({error}); outputs.work must be on storage "
+            "that all workers share"
+        ) from None
 
 
 def best_batch(model: str, device: str, precision: str, tile: int) -> int:

@@ -23,7 +23,7 @@ from geounet.predict.decide import (
 )
 from geounet.predict.receipts import write_receipt
 from geounet.predict.recipe import Recipe
-from geounet.raster.env import gdal_env
+from geounet.raster.env import gdal_env, open_quietly
 from geounet.raster.resample import interpolate, source_rect
 from geounet.raster.scene import open_scene
 from geounet.raster.slabs import SlabWriter
@@ -65,7 +65,7 @@ def regrid_chunk(recipe: Recipe, mosaic: str, rect: Rect) -> dict[str, Any]:
     with ExitStack() as stack:
         stack.enter_context(rasterio.Env(**gdal_env()))
         scene = stack.enter_context(open_scene(recipe.scene))
-        source = stack.enter_context(rasterio.open(mosaic))
+        source = stack.enter_context(open_quietly(Path(mosaic)))
         mask_file = SlabWriter(recipe.chunk(rect, "mask"), (bands, *rect.shape), "uint8", NODATA, recipe.tags)
         writers = [stack.enter_context(mask_file)]
         if recipe.keep_probability:

@@ -1,0 +1,64 @@
+"""The plan of a job: each scene resolved as a run would, without a cluster and without leaving a trace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from geounet.batch.run import scene_runs
+from geounet.config.job import Job
+from geounet.engine.cluster import local_layout
+from geounet.engine.estimate import estimate, measure
+from geounet.errors import GeounetError, JobError
+
+
+def plan_job(job: Job, *, timing: bool = True) -> list[dict[str, Any]]:
+    """Return one entry a scene and model.
+
+    Each has `name`, `model` and `state`: `refused` (with `error`), `done`, or `planned` with `grid`, `device`,
+    `precision`, `batch`, `workers`, `threads`, `blocks_done`, `memory_bytes`, `work_bytes`, `output_bytes`, `seconds`.
+
+    Raises
+    ------
+    JobError
+        If the job cannot be run as it is.
+    ModelError
+        If a model cannot be used.
+    """
+    entries: list[dict[str, Any]] = []
+    layout = local_layout(job.cluster, job.predict.device)
+    speeds: dict[tuple[Any, ...], tuple[int, float]] = {}
+    for scene in scene_runs(job):
+        entry: dict[str, Any] = {"name": scene.spec.name, "model": scene.bundle.card.name}
+        entries.append(entry)
+        scene.layout = layout
+        try:
+            if scene.finished() is not None:
+                entry["state"] = "done"
+                continue
+            plan, ledger = scene.prepare(dry=True, workers=layout.workers)
+        except JobError:
+            raise
+        except GeounetError as error:
+            entry.update(state="refused", error=str(error))
+            continue
+        recipe = plan.recipe
+        key = (recipe.model, recipe.device, recipe.precision, recipe.tile, recipe.batch, recipe.tta)
+        if timing and key not in speeds:
+            speeds[key] = measure(plan)
+        activations, seconds = speeds.get(key, (0, None))
+        figures = estimate(plan, layout.workers, activations, seconds)
+        entry.update(
+            state="planned",
+            grid=plan.grid_summary,
+            device=recipe.device,
+            precision=recipe.precision,
+            batch=recipe.batch,
+            workers=layout.workers,
+            threads=layout.threads,
+            blocks_done=len(ledger.receipts("infer")),
+            memory_bytes=figures.memory_bytes,
+            work_bytes=figures.work_bytes,
+            output_bytes=figures.output_bytes,
+            seconds=None if figures.seconds is None else round(figures.seconds, 1),
+        )
+    return entries

@@ -1,0 +1,104 @@
+"""What a run will take: tiles, memory, disk, time. Upper bounds where they are called so."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from geounet.engine.plan import Plan
+
+BASE_BYTES = 620 * 2**20
+"""Resident memory of a worker with torch, the model's library and GDAL loaded (measured: benchmarks/memory.py)."""
+
+VECTOR_BYTES_PER_PIXEL = 8
+"""Disk that polygons may take per pixel; real masks stay far below, white noise does not."""
+
+FILE_OVERHEAD = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Figures of one scene and model."""
+
+    memory_bytes: int
+    """Peak of the largest worker process in the raster stage."""
+    work_bytes: int
+    """Upper bound of the intermediate files at any time."""
+    output_bytes: int
+    """Upper bound of the finished files."""
+    seconds: float | None
+    """Network time alone at the measured speed, shared by all workers; None if not measured."""
+
+
+def estimate(plan: Plan, workers: int, activations: int, seconds_per_tile: float | None) -> Estimate:
+    """Return what a plan takes.
+
+    Parameters
+    ----------
+    plan
+        Of one scene.
+    workers
+        That share the tiles.
+    activations
+        Bytes that a forward pass of one batch needs, with the weights.
+    seconds_per_tile
+        Of the network on one worker; None if unknown.
+    """
+    recipe = plan.recipe
+    channels, bands = plan.card.channels, len(plan.card.input.bands)
+    blocks = recipe.blocks
+    largest = max(blocks, key=lambda b: b.tiles) if blocks.count < 10_000 else next(iter(blocks))
+    width = largest.covered.cols + recipe.tile
+    rows_in = recipe.tile * width * (4 * bands + 1)
+    sums = channels * recipe.tile * width * 4
+    borders = sum(math.prod(r.shape) for r in [*largest.strips.values(), *largest.spills.values()]) * channels * 4
+    # Read ahead: one row waits, one is in use; finished rows pass through a mask, probabilities and a slab buffer.
+    memory = BASE_BYTES + activations + 3 * rows_in + 2 * sums + borders + 512 * width * (channels + 1) * 2
+    pixels = math.prod(recipe.scene_shape)
+    model_pixels = math.prod(recipe.model_shape)
+    mask_bands = channels if plan.card.head == "multilabel" else 1
+    kept = channels if recipe.keep_probability else 0
+    on_scene = pixels * (mask_bands + kept)
+    on_model = model_pixels * channels * 2 if recipe.resampled else 0
+    border_files = sum(
+        math.prod(r.shape) * (4 * channels + 1) for b in blocks for r in [*b.strips.values(), *b.spills.values()]
+    )
+    files = blocks.count * 8 * FILE_OVERHEAD
+    # A mask of finished output has overviews: a third more. Codecs may add a little to what does not compress.
+    output = int(1.4 * pixels * mask_bands) + FILE_OVERHEAD * 64
+    if plan.probability:
+        output += int(1.4 * pixels * channels)
+    vectors = VECTOR_BYTES_PER_PIXEL * pixels if recipe.keep_probability else 0
+    work = int(1.02 * (on_scene + on_model + border_files)) + files + 2 * output + 2 * vectors
+    seconds = None if seconds_per_tile is None else seconds_per_tile * recipe.tiles.count / max(1, workers)
+    return Estimate(memory, work, output + vectors, seconds)
+
+
+def measure(plan: Plan) -> tuple[int, float]:
+    """Return `(activation bytes, seconds per tile)` of the network on this machine, by running it on an empty tile."""
+    import numpy as np
+
+    from geounet.models.batch import estimate_memory
+    from geounet.models.bundle import load_bundle
+    from geounet.models.predictor import get_predictor
+
+    recipe = plan.recipe
+    predictor = get_predictor(
+        recipe.model,
+        recipe.model_sha256,
+        recipe.device,
+        recipe.precision,
+        recipe.tta,
+        recipe.tile,
+        recipe.batch,
+        recipe.threads,
+    )
+    tiles: Any = np.zeros((recipe.batch, len(plan.card.input.bands), recipe.tile, recipe.tile), np.float32)
+    predictor.quantised(tiles)
+    started = time.perf_counter()
+    predictor.quantised(tiles)
+    seconds = (time.perf_counter() - started) / recipe.batch
+    bundle = load_bundle(recipe.model)
+    return estimate_memory(bundle, recipe.tile, recipe.batch, recipe.precision), seconds

@@ -1,0 +1,342 @@
+"""The main job on a real local cluster of processes: blocks, workers, kills and restarts change nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import rasterio
+
+from geounet.models.bundle import Bundle
+from tests.support.local import write_scene
+from tests.support.models import small_unet
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return small_unet(tmp_path_factory.mktemp("models") / "small")
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A scene with structure, and a hole without data."""
+    rng = np.random.default_rng(1)
+    coarse = rng.integers(20, 255, (3, 24, 30)).repeat(22, axis=1).repeat(22, axis=2)
+    values = np.clip(coarse + rng.normal(0, 12, coarse.shape), 1, 255).astype(np.uint8)
+    values[:, 200:420, 100:300] = 0
+    return write_scene(
+        tmp_path_factory.mktemp("scenes") / "town.tif", values, nodata=0, tiled=True, blockxsize=256, blockysize=256
+    )
+
+
+def command(scene: Path, bundle: Bundle, out: Path, *settings: str) -> list[str]:
+    arguments = [
+        sys.executable,
+        "-m",
+        "geounet",
+        "-q",
+        "run",
+        str(scene),
+        "--model",
+        str(bundle.folder),
+        "--out",
+        str(out),
+    ]
+    for setting in ("predict.device=cpu", "predict.precision=fp32", "outputs.probability=true", *settings):
+        arguments += ["--set", setting]
+    return arguments
+
+
+def run(scene: Path, bundle: Bundle, out: Path, *settings: str, expect: int = 0) -> dict[str, Any]:
+    done = subprocess.run(
+        command(scene, bundle, out, *settings), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == expect, done.stderr
+    return json.loads((out / "manifest.json").read_text()) if (out / "manifest.json").exists() else {}
+
+
+def pixels(out: Path) -> tuple[bytes, bytes]:
+    with rasterio.open(out / "town" / "town_mask.tif") as mask, rasterio.open(out / "town" / "town_prob.tif") as prob:
+        return mask.read().tobytes(), prob.read().tobytes()
+
+
+def features(out: Path) -> dict[str, list[Any]]:
+    import geopandas
+    import pyogrio
+
+    path = out / "town" / "town.gpkg"
+    layers = {}
+    for name in sorted(str(row[0]) for row in pyogrio.list_layers(path)):
+        if name == "layer_styles":
+            continue
+        frame = geopandas.read_file(path, layer=name, fid_as_index=True)
+        table = frame.drop(columns="geometry").reset_index().to_json(orient="records")
+        layers[name] = [table, [shape.wkb_hex for shape in frame.geometry]]
+    return layers
+
+
+@pytest.fixture(scope="module")
+def reference(scene: Path, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("reference") / "out"
+    run(scene, bundle, out, "tiling.block=scene", "cluster.workers=1", "vector.cell=4096")
+    return out
+
+
+def test_files_of_the_contract(reference: Path, scene: Path) -> None:
+    folder = reference / "town"
+    names = {
+        "town_mask.tif",
+        "town_prob.tif",
+        "town.gpkg",
+        "town_preview.png",
+        "town_mask.qml",
+        "town_mask.tif.aux.xml",
+    }
+    assert {p.name for p in folder.iterdir()} == {*names, "town.json", "manifest.json"}
+    assert {p.name for p in reference.iterdir()} == {".geounet", "town", "manifest.json", "report.html"}
+    with rasterio.open(scene) as source, rasterio.open(folder / "town_mask.tif") as mask:
+        assert (mask.crs, mask.transform, mask.shape) == (source.crs, source.transform, source.shape)
+        hole = source.read_masks(1) == 0
+        values = mask.read(1)
+    assert (values[hole] == 255).all()
+    assert (values[~hole] < 4).all()
+    assert len(np.unique(values[~hole])) > 1, "a constant mask would prove nothing"
+
+
+@pytest.mark.parametrize(("block", "workers"), [("1", 2), ("2", 1), ("5", 2)])
+def test_blocks_and_workers_change_nothing(
+    scene: Path, bundle: Bundle, reference: Path, tmp_path: Path, block: str, workers: int
+) -> None:
+    manifest = run(scene, bundle, tmp_path, f"tiling.block={block}", f"cluster.workers={workers}", "vector.cell=100")
+    assert pixels(tmp_path) == pixels(reference)
+    assert features(tmp_path) == features(reference)
+    (entry,) = manifest["scenes"]
+    with rasterio.open(scene) as source:
+        valid = source.read_masks(1) > 0
+    grid = entry["grid"]
+    starts = [range(0, max(1, n - grid["overlap"]), grid["stride"]) for n in valid.shape]
+    expected = sum(valid[y : y + grid["tile"], x : x + grid["tile"]].any() for y in starts[0] for x in starts[1])
+    assert entry["tiles"]["inferred"] == expected
+
+
+@pytest.fixture(scope="module")
+def resampled(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Path]:
+    bundle = small_unet(tmp_path_factory.mktemp("models") / "small", gsd=0.4)
+    out = tmp_path_factory.mktemp("reference") / "out"
+    run(scene, bundle, out, "resample=auto", "tiling.block=scene", "cluster.workers=1")
+    return bundle, out
+
+
+def test_blocks_and_workers_change_nothing_resampled(
+    scene: Path, resampled: tuple[Bundle, Path], tmp_path: Path
+) -> None:
+    bundle, reference = resampled
+    manifest = run(scene, bundle, tmp_path, "resample=auto", "tiling.block=2", "cluster.workers=2", "vector.cell=200")
+    assert manifest["scenes"][0]["grid"]["resampled"]
+    assert pixels(tmp_path) == pixels(reference)
+    assert features(tmp_path) == features(reference)
+
+
+def workers_of(process: psutil.Process) -> Iterator[psutil.Process]:
+    for child in process.children(recursive=True):
+        try:
+            if "spawn_main" in " ".join(child.cmdline()):
+                yield child
+        except psutil.Error:
+            continue
+
+
+def start(scene: Path, bundle: Bundle, out: Path, *settings: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command(scene, bundle, out, *settings), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+
+def await_receipts(out: Path, at_least: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if len(list(out.glob(".geounet/scenes/*/*/receipts/infer/*.json"))) >= at_least:
+            return
+        time.sleep(0.02)
+
+
+def test_killed_workers_change_nothing(scene: Path, bundle: Bundle, reference: Path, tmp_path: Path) -> None:
+    """SIGKILL of a worker at random moments of one run."""
+    process = start(scene, bundle, tmp_path, "tiling.block=2", "cluster.workers=2")
+    killed = 0
+    rng = random.Random(4)
+    await_receipts(tmp_path, 1, process)
+    while process.poll() is None and killed < 3:
+        victims = list(workers_of(psutil.Process(process.pid)))
+        if victims:
+            rng.choice(victims).send_signal(signal.SIGKILL)
+            killed += 1
+        time.sleep(rng.uniform(1, 5))
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert killed >= 1
+    assert pixels(tmp_path) == pixels(reference)
+    assert features(tmp_path) == features(reference)
+    (entry,) = json.loads((tmp_path / "manifest.json").read_text())["scenes"]
+    assert entry["worker_deaths"] >= 1
+
+
+def test_killed_runs_continue(scene: Path, bundle: Bundle, reference: Path, tmp_path: Path) -> None:
+    """SIGKILL of the whole run at growing progress; each start continues the last."""
+    settings = ("tiling.block=1", "cluster.workers=2")
+    seen = 0
+    for receipts in (2, 30, 70):
+        process = start(scene, bundle, tmp_path, *settings)
+        await_receipts(tmp_path, receipts, process)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        done = len(list(tmp_path.glob(".geounet/scenes/*/*/receipts/infer/*.json")))
+        assert done >= seen, "a start loses nothing that was done"
+        seen = done
+    assert seen >= 70
+    assert not (tmp_path / "town" / "manifest.json").exists()
+    wait_for_orphans()
+    run(scene, bundle, tmp_path, *settings)
+    assert pixels(tmp_path) == pixels(reference)
+    assert features(tmp_path) == features(reference)
+
+
+def wait_for_orphans() -> None:
+    """Workers notice within moments that their run is gone."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        orphans = [
+            p
+            for p in psutil.process_iter(["cmdline", "ppid"])
+            if p.info["ppid"] == 1 and "spawn_main" in str(p.info["cmdline"])
+        ]
+        if not orphans:
+            return
+        time.sleep(0.5)
+    raise AssertionError(f"workers outlive their killed run: {orphans}")
+
+
+def test_interrupt_then_continue(scene: Path, bundle: Bundle, reference: Path, tmp_path: Path) -> None:
+    process = start(scene, bundle, tmp_path, "tiling.block=1", "cluster.workers=1")
+    await_receipts(tmp_path, 3, process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    again = start(scene, bundle, tmp_path, "tiling.block=1", "cluster.workers=1")
+    await_receipts(tmp_path, 8, again)
+    again.send_signal(signal.SIGTERM)
+    _, errors = again.communicate(timeout=60)
+    assert again.returncode == 143, errors
+    assert "Traceback" not in errors
+    run(scene, bundle, tmp_path, "tiling.block=1", "cluster.workers=1")
+    assert pixels(tmp_path) == pixels(reference)
+
+
+def test_second_run_is_locked_out_then_does_nothing(scene: Path, bundle: Bundle, tmp_path: Path) -> None:
+    settings = ("vector=none", "cluster.workers=1")
+    first = start(scene, bundle, tmp_path, *settings)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / ".geounet" / "lock").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    second = subprocess.run(command(scene, bundle, tmp_path, *settings), capture_output=True, text=True, check=False)
+    assert second.returncode == 75, second.stderr
+    assert "another run" in second.stderr
+    first.communicate(timeout=120)
+    assert first.returncode == 0
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.tif")}
+    third = subprocess.run(command(scene, bundle, tmp_path, *settings), capture_output=True, text=True, check=False)
+    assert third.returncode == 0
+    assert "already done" in third.stdout
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.tif")} == before
+    other = subprocess.run(
+        command(scene, bundle, tmp_path, "vector=none", "predict.tta=flips"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert other.returncode == 2
+    assert "overwrite" in other.stderr
+    run(scene, bundle, tmp_path, "vector=none", "predict.tta=flips", "outputs.overwrite=true")
+
+
+def test_a_callers_client(scene: Path, bundle: Bundle, reference: Path, tmp_path: Path) -> None:
+    from distributed import Client, LocalCluster
+
+    import geounet
+    from geounet.config.load import job_from_options
+
+    settings = ["predict.device=cpu", "predict.precision=fp32", "outputs.probability=true", "tiling.block=3"]
+    job = job_from_options([str(scene)], str(bundle.folder), str(tmp_path), settings)
+    with LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster, Client(cluster) as client:
+        result = geounet.run(job, client=client)
+        assert client.status == "running"
+    assert result.exit_code == 0
+    assert pixels(tmp_path) == pixels(reference)
+
+
+def test_an_existing_cluster_by_address(scene: Path, bundle: Bundle, reference: Path, tmp_path: Path) -> None:
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+        address = cluster.scheduler_address
+        run(scene, bundle, tmp_path, "cluster.kind=address", f"cluster.address={address}")
+    assert pixels(tmp_path) == pixels(reference)
+
+
+def test_no_cluster_is_one_clear_error(scene: Path, bundle: Bundle, tmp_path: Path) -> None:
+    settings = ("cluster.kind=address", "cluster.address=tcp://127.0.0.1:9", "cluster.wait_s=2")
+    done = subprocess.run(command(scene, bundle, tmp_path, *settings), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "127.0.0.1:9" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_pool_gives_up_on_a_poisonous_task_only() -> None:
+    from geounet.config.job import Cluster
+    from geounet.engine.cluster import connect
+    from geounet.engine.pool import Pool, Task
+
+    with connect(Cluster(workers=2), "cpu") as (client, _):
+        pool = Pool(client)
+        tasks = [Task(f"t{i}", _poison if i == 3 else _square, (i,)) for i in range(12)]
+        outcomes = {o.task.name: o for o in pool.run(tasks)}
+    assert outcomes.pop("t3").error is not None
+    assert {name: o.result for name, o in outcomes.items()} == {f"t{i}": i * i for i in range(12) if i != 3}
+
+
+def _square(i: int) -> int:
+    time.sleep(0.05)
+    return i * i
+
+
+def _poison(_: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_pool_waits_for_workers_then_names_the_loss() -> None:
+    from geounet.config.job import Cluster
+    from geounet.engine.cluster import connect
+    from geounet.engine.pool import Pool, Task
+    from geounet.errors import ClusterError
+
+    with connect(Cluster(workers=1), "cpu") as (client, _):
+        pool = Pool(client, wait_s=2)
+        threading.Timer(1.0, lambda: client.cluster.scale(0)).start()
+        with pytest.raises(ClusterError, match="no worker"):
+            list(pool.run([Task("long", time.sleep, (60,))]))
