@@ -69,7 +69,7 @@ class Model:
             if self.card.head == "binary":
                 mask = mask[0]
         mask[..., ~valid] = NODATA
-        return mask
+        return np.asarray(mask)
 
     def probabilities(self, array: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
         """Return the probabilities of an array's pixels.

@@ -21,7 +21,7 @@ from geounet.models.network import load, one_line, stride
 from geounet.models.prepare import prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
 logger = logging.getLogger(__name__)
@@ -139,9 +139,7 @@ class Predictor:
         if tiles.ndim != 4 or tiles.shape[1:] != (bands, self.tile, self.tile):
             raise ValueError(f"tiles are {tiles.shape}, expected (n, {bands}, {self.tile}, {self.tile})")
         out = np.empty((len(tiles), self.card.channels, self.tile, self.tile), dtype=np.int16)
-        for place, p in self._mean(tiles):
-            # In place where it is ours, rounded half to even.
-            out[place] = p.mul_(STEPS).round_().to(torch.int16).cpu().numpy()
+        self._run(tiles, out, lambda p: p.mul_(STEPS).round_().to(torch.int16))
         return out
 
     def probabilities(self, arrays: np.ndarray) -> np.ndarray:
@@ -163,26 +161,23 @@ class Predictor:
             As `quantised`.
         """
         out = np.empty((len(arrays), self.card.channels, *arrays.shape[2:]), dtype=np.float32)
-        for place, p in self._mean(arrays):
-            out[place] = p.cpu().numpy()
+        self._run(arrays, out, lambda p: p)
         return out
 
-    def _mean(self, tiles: np.ndarray) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Yield places along the first axis and their probabilities, averaged over the symmetries."""
+    def _run(self, tiles: np.ndarray, out: np.ndarray, finish: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Fill `out` with what `finish` makes of the tiles' mean probabilities."""
         self._use_threads()
         start = 0
         while start < len(tiles):
             part = tiles[start : start + self.batch]
             try:
                 with self._alone(), torch.inference_mode():
-                    mean = self._forward(part)
+                    out[start : start + len(part)] = finish(self._forward(part)).cpu().numpy()
             except (MemoryError, RuntimeError) as error:  # torch's OutOfMemoryError is a RuntimeError
                 if not is_out_of_memory(error):
                     raise ModelError(f"{self._refusal(part.shape[2:])}: {one_line(error)}") from error
                 reason = one_line(error)
             else:
-                with torch.inference_mode():
-                    yield slice(start, start + len(part)), mean
                 start += len(part)
                 continue
             # Outside of `except`: the traceback would keep the forward's tensors alive.
@@ -200,8 +195,8 @@ class Predictor:
 
     def _refusal(self, shape: tuple[int, ...]) -> str:
         return (
-            f"{self.name}: {self.card.architecture} with encoder {self.card.encoder} fails on {shape[0]} x {shape[1]} px "
-            f"({self.device}, {self.precision})"
+            f"{self.name}: {self.card.architecture} with encoder {self.card.encoder} fails on "
+            f"{shape[0]} x {shape[1]} px ({self.device}, {self.precision})"
         )
 
     def _forward(self, part: np.ndarray) -> torch.Tensor:
