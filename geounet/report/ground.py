@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pyproj import CRS, Geod, Transformer
 from pyproj.exceptions import CRSError, ProjError
+from shapely import union_all
 from shapely.affinity import translate
 from shapely.geometry import MultiPolygon, Polygon, box, mapping
 from shapely.geometry.polygon import orient
@@ -77,7 +78,9 @@ def footprint(info: SceneInfo) -> tuple[dict[str, Any], list[float]] | None:
         parts += [p for p in getattr(piece, "geoms", [piece]) if isinstance(p, Polygon) and p.area > 0.0]
     if not parts:
         return None
-    parts = [orient(p, 1.0) for p in parts]
+    # Around a pole, and around the world, the pieces meet again.
+    merged = union_all(parts)
+    parts = [orient(p, 1.0) for p in getattr(merged, "geoms", [merged])]
     west, south, east, north = shape.bounds
     if east - west >= 360.0 - 1e-9:
         west, east = -180.0, 180.0

@@ -297,7 +297,7 @@ def _size(info: Mapping[str, Any]) -> str:
         return ""
     parts = [f"{_integer(info.get('width')):,} × {_integer(info.get('height')):,} px", _text(info.get("dtype"))]
     if isinstance(gsd := info.get("gsd"), (int, float)):
-        parts.append(f"{gsd:.3g} m per pixel")
+        parts.append(f"{gsd:.3g} m per pixel" if gsd < 1000.0 else f"{gsd:,.0f} m per pixel")
     return ", ".join(p for p in parts if p)
 
 

@@ -30,8 +30,16 @@ _INK, _SOFT, _FRAME = "#1d2430", "#5d6878", "#c9ced6"
 _DETAIL_FROM = 2.5
 """A detail is added where a picture pixel of the overview holds more scene pixels than this, per side."""
 _MIN_ASPECT = 0.05
+_ROOM = 120.0
+"""Narrower pictures (of 700 px) have no room for a scale bar and an arrow."""
 _LEGEND_CLASSES = 30
-_NOUNS = {"buildings": "buildings", "road_edges": "road edges", "road_nodes": "nodes", "landcover": "land cover"}
+_NOUNS = {
+    "buildings": "buildings",
+    "road_edges": "road edges",
+    "road_nodes": "road nodes",
+    "landcover": "land-cover polygons",
+}
+"""What titles call the features of a layer, in their order."""
 _ORDER = ("landcover", "road_edges", "buildings", "road_nodes")
 """Layers from the bottom to the top; unknown layers come first."""
 
@@ -63,8 +71,9 @@ def write_preview(
 
     Large scenes get a second row with a detail at full resolution, where the most happens in the mask. Without a
     GeoPackage the third picture shows the mask over the input. Hatched: no data. Memory is bounded by the size of the
-    picture, not of the scene; of a layer with more than `sketch.LIMIT` features the largest are drawn and the title
-    says so. The same input gives the same bytes with the same version of matplotlib.
+    picture, not of the scene: of a layer with more than `sketch.LIMIT` features the largest are drawn, or where sizes
+    are unknown one in so many, and the title says so. The same input gives the same bytes with the same library
+    versions.
 
     Parameters
     ----------
@@ -95,7 +104,7 @@ def write_preview(
     views = [overview]
     if min(info.height / overview.shape[0], info.width / overview.shape[1]) > _DETAIL_FROM:
         views.append(_View(_detail(shown, whole, overview.shape), overview.shape))
-    vectors = sketch.layers(gpkg) if gpkg is not None else []
+    vectors = sketch.layers(gpkg, info) if gpkg is not None else []
     vectors.sort(key=lambda layer: _ORDER.index(layer.name) if layer.name in _ORDER else -1)
     limits: list[tuple[float, float]] | None = None
     rows = []
@@ -120,9 +129,9 @@ def write_preview(
                 for axis in axes:
                     _frame(axis, views[1].rect, view, layout)
             metres = lie[0] if lie else info.gsd
-            if metres:
+            if metres and view.shape[1] > _ROOM * layout.unit:
                 _scale_bar(axes[0], metres * view.rect.cols / view.shape[1], view.shape, layout)
-            if lie and row == 0:
+            if lie and row == 0 and view.shape[1] > _ROOM * layout.unit:
                 _north(axes[0], lie[2], view.shape, layout)
         layout.legend(handles)
         dest.parent.mkdir(parents=True, exist_ok=True)
@@ -202,16 +211,17 @@ def _titles(
 ) -> tuple[str, str, str]:
     """Return the titles of the three pictures."""
     if detail:
-        return "detail, 1:1", "mask", "mask over input" if vectors is None else "vectors"
+        return "detail at full resolution (frame above)", "mask", "mask over input" if vectors is None else "vectors"
     bands = ", ".join(image.names)
     if limits is not None:
         bands += f"; {picture.LOW_PERCENTILE:.0f}–{picture.HIGH_PERCENTILE:.0f} % stretch"
     if vectors is None:
         return f"input ({bands})", "mask", "mask over input"
     counts = []
-    for layer in reversed(vectors):
+    nouns = list(_NOUNS)
+    for layer in sorted(vectors, key=lambda v: nouns.index(v.name) if v.name in nouns else len(nouns)):
         text = f"{layer.features:,} {_NOUNS.get(layer.name, layer.name)}"
-        counts.append(text if layer.drawn == layer.features else f"{text} (largest {layer.drawn:,} drawn)")
+        counts.append(f"{text} ({layer.note})" if layer.note else text)
     return f"input ({bands})", "mask", f"vectors: {', '.join(counts) or 'no layers'}"
 
 
@@ -223,13 +233,14 @@ class _Layout:
         """Sizes of text and lines are given for pictures of 700 px."""
         px = self._px
         self._shape = views[0].shape
-        self._pitch = self._shape[1] + px(20)
-        self._width = max(2 * px(24) + 3 * self._pitch - px(20), px(1000))
-        self._left = (self._width - 3 * self._pitch + px(20)) // 2
-        entry = 62 + 10.5 * max(map(len, legend), default=0)
-        self._columns = max(1, min(len(legend), int((self._width / self.unit - 48) / entry)))
-        self._foot = self._top(len(views))
-        self._height = self._foot + px(20) + px(27) * math.ceil(len(legend) / self._columns)
+        self._left = px(24)
+        self._pitch = max(self._shape[1], px(330)) + px(20)  # titles need room beside very high scenes
+        self._width = 2 * self._left + 3 * self._pitch - px(20)
+        entries = [60.0 + 10.0 * len(label) for label in legend]
+        room = self._width / self.unit - 48.0
+        self._columns = len(legend) if sum(entries) <= room else max(1, int(room / max(entries)))
+        self._foot = self._top(len(views) - 1) + self._shape[0] + px(16)
+        self._height = self._foot + px(14) + px(27) * math.ceil(len(legend) / max(1, self._columns))
         self.figure = Figure(figsize=(self._width / _DPI, self._height / _DPI), dpi=_DPI, facecolor="white")
         self._text(self._left, px(36), info.name, 25, color=_INK, weight="bold")
         self._text(self._left, px(66), _facts(info), 17, color=_SOFT)
@@ -246,9 +257,9 @@ class _Layout:
         return length * self.unit * 72.0 / _DPI
 
     def _text(self, x: int, base: int, text: str, height: float, **style: Any) -> None:
-        # A glyph is about 0.58 of its size wide; what is too long gets smaller rather than cut.
+        # A glyph is about 0.54 of its size wide; what is too long gets smaller rather than cut.
         room = (self._width if height > 16 else self._pitch + self._left - x % self._pitch) - self._px(30)
-        height = min(height, max(7.0, height * room / max(1.0, len(text) * 0.6 * height * self.unit)))
+        height = min(height, max(7.0, height * room / max(1.0, len(text) * 0.54 * height * self.unit)))
         self.figure.text(
             x / self._width, 1.0 - base / self._height, text, size=self.points(height), va="baseline", parse_math=False,
             **style,
@@ -270,7 +281,7 @@ class _Layout:
         """Add the legend below the pictures."""
         self.figure.legend(
             handles=handles, loc="upper left", ncols=self._columns, frameon=False, fontsize=self.points(17),
-            bbox_to_anchor=(self._left / self._width, 1.0 - (self._foot - self._px(36)) / self._height),
+            bbox_to_anchor=(self._left / self._width, 1.0 - self._foot / self._height),
             borderpad=0.0, borderaxespad=0.0, handlelength=1.5, handleheight=1.0, columnspacing=1.6, labelspacing=0.45,
         )  # fmt: skip
 
@@ -279,7 +290,7 @@ def _facts(info: SceneInfo) -> str:
     """Return the line below the name: size, ground sample distance, CRS."""
     facts = [f"{info.width:,} × {info.height:,} px"]
     if info.gsd:
-        facts.append(f"{info.gsd:.3g} m per pixel")
+        facts.append(f"{info.gsd:.3g} m per pixel" if info.gsd < 1000.0 else f"{info.gsd:,.0f} m per pixel")
     crs = crs_of(info)
     facts.append(crs.name if crs else "no coordinate reference system")
     return "  ·  ".join(facts)
@@ -323,7 +334,7 @@ def _draw(
             for width, ink in (
                 ((5.0, "white"), (3.0, _darker(colour, 0.85))) if close else ((1.8, _darker(colour, 0.85)),)
             ):
-                axes.add_patch(
+                axes.add_artist(
                     PathPatch(
                         batch.outline, fill=False, edgecolor=ink, linewidth=layout.points(width), capstyle="round"
                     )
@@ -337,12 +348,12 @@ def _draw(
             }
             axes.plot(x, y, "o", markersize=layout.points(6.0), **style)
         elif layer.name == "landcover":
-            axes.add_patch(PathPatch(batch.outline, facecolor=colour, alpha=0.55, linewidth=0.0))
+            axes.add_artist(PathPatch(batch.outline, facecolor=colour, alpha=0.42, linewidth=0.0))
             if close:
-                axes.add_patch(PathPatch(batch.outline, fill=False, edgecolor="white", linewidth=thin, alpha=0.8))
+                axes.add_artist(PathPatch(batch.outline, fill=False, edgecolor="white", linewidth=thin, alpha=0.8))
         else:
-            axes.add_patch(PathPatch(batch.outline, facecolor=colour, alpha=0.6, linewidth=0.0))
-            axes.add_patch(PathPatch(batch.outline, fill=False, edgecolor=_darker(colour, 0.55), linewidth=thin))
+            axes.add_artist(PathPatch(batch.outline, facecolor=colour, alpha=0.35, linewidth=0.0))
+            axes.add_artist(PathPatch(batch.outline, fill=False, edgecolor=_darker(colour, 0.55), linewidth=thin))
 
 
 def _darker(colour: str, share: float) -> tuple[float, ...]:
@@ -357,7 +368,7 @@ def _outlined(layout: _Layout, width: float = 3.0) -> list[patheffects.AbstractP
 def _frame(axes: Axes, rect: Rect, view: _View, layout: _Layout) -> None:
     """Mark where the detail lies."""
     sy, sx = view.shape[0] / view.rect.rows, view.shape[1] / view.rect.cols
-    axes.add_patch(
+    axes.add_artist(
         Rectangle(
             (rect.x0 * sx, rect.y0 * sy), rect.cols * sx, rect.rows * sy, fill=False, edgecolor="white",
             linewidth=layout.points(2.0), path_effects=_outlined(layout, 5.0),
@@ -386,7 +397,7 @@ def _north(axes: Axes, bearing: float, shape: tuple[int, int], layout: _Layout) 
     angle = math.radians(bearing)
     along, across = np.array([math.sin(angle), -math.cos(angle)]), np.array([math.cos(angle), math.sin(angle)])
     head = [22 * along, -12 * along + 11 * across, -6 * along, -12 * along - 11 * across]
-    axes.add_patch(
+    axes.add_artist(
         Polygon([centre + layout.unit * p for p in head], facecolor="white", edgecolor="#101418",
                 linewidth=layout.points(1.6), joinstyle="round")
     )  # fmt: skip

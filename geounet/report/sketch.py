@@ -40,11 +40,35 @@ class LayerInfo(NamedTuple):
     geometry: str
     """`polygon`, `line` or `point`."""
     fields: tuple[str, ...]
+    fid: str
+    """Column of the feature number."""
+    size: str | None
+    """Column by which the largest features can be chosen; none where there is none, or it is NULL for want of a CRS."""
 
     @property
-    def drawn(self) -> int:
-        """Number of features that are drawn."""
-        return min(self.features, LIMIT)
+    def note(self) -> str:
+        """What a picture of the whole layer leaves out; empty where it shows all."""
+        if self.features <= LIMIT:
+            return ""
+        return f"largest {LIMIT:,} drawn" if self.size else f"1 in {self._step:,} drawn"
+
+    @property
+    def _step(self) -> int:
+        return -(-self.features // LIMIT)
+
+    @property
+    def query(self) -> str | None:
+        """SQL that chooses the features to draw of the whole layer, the same every time; none where it is all."""
+        if self.features <= LIMIT:
+            return None
+        table, fid = _quoted(self.name), _quoted(self.fid)
+        if self.size is None:
+            return f"SELECT * FROM {table} WHERE {fid} % {self._step} = 1 ORDER BY {fid}"  # noqa: S608
+        return f"SELECT * FROM {table} ORDER BY {_quoted(self.size)} DESC, {fid} LIMIT {LIMIT}"  # noqa: S608
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 class Batch(NamedTuple):
@@ -56,8 +80,8 @@ class Batch(NamedTuple):
     """One path over all features; holes run against their exteriors."""
 
 
-def layers(gpkg: Path) -> list[LayerInfo]:
-    """Return the spatial layers of a GeoPackage.
+def layers(gpkg: Path, info: SceneInfo) -> list[LayerInfo]:
+    """Return the spatial layers of a scene's GeoPackage.
 
     Raises
     ------
@@ -69,8 +93,12 @@ def layers(gpkg: Path) -> list[LayerInfo]:
         if kind is None:  # a table without geometry: styles
             continue
         about = pyogrio.read_info(gpkg, layer=name, force_feature_count=True)
+        fields = tuple(str(f) for f in about["fields"])
         geometry = "polygon" if "Polygon" in kind else "line" if "Line" in kind else "point"
-        found.append(LayerInfo(gpkg, str(name), int(about["features"]), geometry, tuple(about["fields"])))
+        size = _SIZES.get(name)
+        size = size if size in fields and info.crs_wkt else None
+        fid = about["fid_column"] or "fid"
+        found.append(LayerInfo(gpkg, str(name), int(about["features"]), geometry, fields, fid, size))
     return found
 
 
@@ -94,19 +122,18 @@ def batches(layer: LayerInfo, info: SceneInfo, rect: Rect, shape: tuple[int, int
         If the GeoPackage cannot be read.
     """
     columns = [c for c in ("class",) if c in layer.fields]
-    options: dict[str, object] = {"layer": layer.name, "columns": columns}
-    size = _SIZES.get(layer.name)
-    if layer.features > LIMIT and size in layer.fields:
-        table, order = layer.name.replace('"', '""'), size
-        # Ties in file order: the choice is the same every time.
-        options = {"sql": f'SELECT * FROM "{table}" ORDER BY "{order}" DESC, fid LIMIT {LIMIT}', "columns": columns}  # noqa: S608
-    whole = rect.shape == (info.height, info.width)
-    if not whole:
+    options: dict[str, object] = {"layer": layer.name}
+    if rect.shape != (info.height, info.width):
         options["bbox"] = _bounds(info, rect)
+    elif layer.query:
+        options = {"sql": layer.query}
     inverse = Affine.scale(shape[1] / rect.cols, shape[0] / rect.rows)
     inverse = inverse @ Affine.translation(-rect.x0, -rect.y0) @ ~Affine(*info.transform)
     left = LIMIT
-    with pyogrio.raw.open_arrow(layer.gpkg, batch_size=_BATCH, use_pyarrow=True, **options) as (meta, reader):
+    with pyogrio.raw.open_arrow(layer.gpkg, columns=columns, batch_size=_BATCH, use_pyarrow=True, **options) as (
+        meta,
+        reader,
+    ):
         column = meta["geometry_name"] or "wkb_geometry"
         for table in reader:
             geometries = shapely.from_wkb(table.column(column).to_numpy(zero_copy_only=False))[:left]
