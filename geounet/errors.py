@@ -1,7 +1,7 @@
 """The exceptions that users see, each with the exit code it leads to.
 
-A message says what was found, where, what was expected and what to do; the command line prints it
-on one line without a traceback. Anything that is not a `GeounetError` is a defect of this program and keeps its traceback.
+A message says what was found, where, what was expected and what to do; the command line prints it on one line without
+a traceback. Anything that is not a `GeounetError` is a defect of this program and keeps its traceback.
 """
 
 from __future__ import annotations

@@ -48,9 +48,7 @@ class Rect(NamedTuple):
 
     def intersection(self, other: Rect) -> Rect:
         """Return the common part; empty (possibly with negative extent) where there is none."""
-        return Rect(
-            max(self.y0, other.y0), max(self.x0, other.x0), min(self.y1, other.y1), min(self.x1, other.x1)
-        )
+        return Rect(max(self.y0, other.y0), max(self.x0, other.x0), min(self.y1, other.y1), min(self.x1, other.x1))
 
     def shifted(self, dy: int, dx: int) -> Rect:
         """Return the rectangle moved by `dy` rows and `dx` columns."""

@@ -107,7 +107,7 @@ def absent(job: Job) -> Iterator[str]:
             continue
         if not glob.has_magic(path):
             yield f"{key}: {path}: no such file or folder"
-        elif next(glob.iglob(path, recursive=True), None) is None:  # noqa: PTH207 (absolute patterns too)
+        elif next(glob.iglob(path, recursive=True), None) is None:
             yield f"{key}: {path}: matches no file"
 
 
