@@ -148,7 +148,8 @@ class Scene:
         self.spec = spec
         self._stack = ExitStack()
         try:
-            with rasterio.Env(**gdal_env()):
+            # rasterio warns of an overflow where a nodata value is beyond the range of its band.
+            with rasterio.Env(**gdal_env()), np.errstate(over="ignore"):
                 self._open()
         except BaseException:
             self.close()

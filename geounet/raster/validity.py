@@ -62,7 +62,7 @@ def equals(plane: Any, nodata: float) -> NDArray[np.bool_]:
         value = plane.dtype.type(nodata)
         if not np.isfinite(value) or (float(value).is_integer() and abs(nodata) < _EXACT):
             return cast("NDArray[np.bool_]", plane == value)
-        return cast("NDArray[np.bool_]", np.abs(plane - value) <= 4 * np.abs(np.spacing(value)))
+        return cast("NDArray[np.bool_]", np.abs(plane - value) <= 4 * np.finfo(plane.dtype).eps * np.abs(value))
 
 
 def everywhere(planes: Sequence[Any], values: Sequence[float]) -> NDArray[np.bool_]:
