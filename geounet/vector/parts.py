@@ -1,0 +1,116 @@
+"""Files between stages: arrays and sorted features, complete or absent."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from geounet.errors import PartError
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+BATCH = 50_000
+"""Features of a batch that goes to the GeoPackage."""
+
+
+def replace_atomically(path: Path, content: bytes | memoryview) -> None:
+    """Write `content` under a temporary name beside `path`, flush it to disk, and give it its name."""
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def save(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> int:
+    """Write arrays as an uncompressed `.npz`; returns its size in bytes."""
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    replace_atomically(path, buffer.getbuffer())
+    return buffer.tell()
+
+
+def load(path: Path, names: Sequence[str] | None = None) -> Arrays:
+    """Read all or some arrays of a part.
+
+    Raises
+    ------
+    PartError
+        If it is missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in (names if names is not None else file.files)}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise PartError(f"{path}: part is missing or damaged ({error}); remove its folder and run again") from error
+
+
+def save_array(path: Path, array: npt.NDArray[Any]) -> int:
+    """Write one array as `.npy`, which can be read in windows; returns its size in bytes."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    replace_atomically(path, buffer.getbuffer())
+    return buffer.tell()
+
+
+def save_table(path: Path, features: pa.Table) -> int:
+    """Write features as an Arrow file; returns its size in bytes. The column `id` is sorted."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, features.schema) as writer:
+        # One batch, so that rows can be taken from it without joining chunks.
+        writer.write_table(features.combine_chunks(), max_chunksize=max(1, features.num_rows))
+    buffer = sink.getvalue()
+    replace_atomically(path, memoryview(buffer))
+    return int(buffer.size)
+
+
+def open_table(path: Path) -> pa.Table:
+    """Map a file of features into memory, reading only what is touched.
+
+    Raises
+    ------
+    PartError
+        If it is missing or damaged.
+    """
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise PartError(f"{path}: part is missing or damaged ({error}); remove its folder and run again") from error
+
+
+def merged(paths: Sequence[Path], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Yield all features of files that are each sorted by `id`, in one order over all files.
+
+    In memory are the ids (8 bytes a feature) and one batch; geometries stay in the files until their batch is made.
+    `schema` names the columns to yield; `id` itself need not be among them. Ties go by the order of `paths`.
+    """
+    opened = lru_cache(maxsize=256)(open_table)
+    ids = [opened(path)["id"].to_numpy() for path in paths]
+    counts = np.array([len(i) for i in ids], dtype=np.int64)
+    if counts.sum() == 0:
+        return
+    order = np.argsort(np.concatenate(ids), kind="stable")
+    del ids
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    for at in range(0, len(order), BATCH):
+        rows = order[at : at + BATCH]
+        files = np.searchsorted(starts, rows, side="right") - 1
+        by_file = np.argsort(files, kind="stable")
+        pieces = []
+        for group in np.split(by_file, np.flatnonzero(np.diff(files[by_file])) + 1):
+            file = int(files[group[0]])
+            pieces.append(opened(paths[file]).select(schema.names).take(pa.array(rows[group] - starts[file])))
+        back = np.empty(len(rows), dtype=np.int64)
+        back[by_file] = np.arange(len(rows))
+        batch = pa.concat_tables(pieces).combine_chunks().take(pa.array(back))
+        yield from batch.combine_chunks().to_batches()

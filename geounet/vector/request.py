@@ -1,0 +1,84 @@
+"""What is asked of this package: the rasters, the layers and the places."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from geounet.config.card import ClassInfo
+from geounet.config.job import Vector
+from geounet.errors import VectorError
+
+FORMAT = "geounet-vector/1"
+"""Changes when the same request gives another result, so that parts of older versions are not reused."""
+
+DEFAULT_CELL = 2048
+"""Side of a vector cell in pixels where `auto` is asked: about 0.4 GB for one cell."""
+
+
+@dataclass(frozen=True)
+class VectorRequest:
+    """Rasters on disk and the layers to make of them.
+
+    Attributes
+    ----------
+    mask
+        Class raster that GDAL reads: one uint8 band of class codes with nodata 255, or (multi-label) a band of 0, 1, 255
+        for each class, in the order of `classes`.
+    probability
+        Raster of the same grid with uint8 bands `round(254 * p)`, 255 nodata; none: no confidences.
+    classes
+        Classes of the mask in the order of their codes.
+    channels
+        1-based band of `probability` for a class code; codes without an entry have no confidence.
+    layers
+        Resolved sections: `Buildings`, `Roads`, `Landcover`, or none (also `False`) where the layer is left out.
+    cell
+        Side of a vector cell in pixels.
+    out
+        The GeoPackage; appears only when complete.
+    work
+        Folder for the parts of cells, on storage that all workers share.
+    metadata
+        Written into the metadata of file and layers: model, run id; `date` (ISO 8601) is the file's time stamp.
+    multilabel
+        Whether the mask has a band for each class.
+    identity
+        Names the content of the rasters for reuse of parts; empty: their paths, sizes and times of change.
+    """
+
+    mask: str
+    probability: str | None
+    classes: tuple[ClassInfo, ...]
+    channels: dict[int, int]
+    layers: Vector
+    cell: int
+    out: Path
+    work: Path
+    metadata: dict[str, str] = field(default_factory=dict)
+    multilabel: bool = False
+    identity: str = ""
+
+    def fingerprint(self) -> str:
+        """Return a hash of all that the parts depend on.
+
+        Raises
+        ------
+        VectorError
+            If a raster does not exist.
+        """
+        content: list[object] = [FORMAT, self.cell, self.multilabel, self.identity]
+        content += [c.model_dump(mode="json") for c in self.classes]
+        content += [sorted(self.channels.items()), self.layers.model_dump(mode="json")]
+        if not self.identity:
+            for name in (self.mask, self.probability):
+                if name is None:
+                    continue
+                try:
+                    stat = Path(name).stat()
+                except OSError as error:
+                    raise VectorError(f"{name}: cannot be read ({error.strerror}); give an existing raster") from error
+                content.append([str(Path(name).resolve()), stat.st_size, stat.st_mtime_ns])
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
