@@ -17,7 +17,7 @@ COMMANDS = {
     "report": "Write the HTML report of an output folder.",
     "clean": "Remove intermediate files of finished or abandoned runs.",
     "vectorize": "Vectors from any class or probability raster.",
-    "model": "Show, list, import and export model bundles.",
+    "model": "Show, list and import model bundles.",
     "check": "Check a job file without reading scenes.",
     "schema": "Print the JSON schema of job files.",
     "doctor": "Check the environment: versions, devices, drivers, cluster.",
