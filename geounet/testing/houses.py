@@ -198,6 +198,7 @@ def court(corners: Points, sky: Climate, rng: np.random.Generator) -> tuple[Poin
     houses: list[House] = []
     height = rng.uniform(7, 12)
     flat = rng.random() < 0.25
+    custom = _flat_colour(sky, rng) if flat else _roof_colour(sky, rng)
     group = int(rng.integers(1 << 40))
     for k in range(4):
         a, b, c, d = corners[k], corners[(k + 1) % 4], yard[(k + 1) % 4], yard[k]
@@ -208,7 +209,9 @@ def court(corners: Points, sky: Climate, rng: np.random.Generator) -> tuple[Poin
         for m in range(count):
             f, g = cuts[m], cuts[m + 1]
             quad = np.stack([a + (b - a) * f, a + (b - a) * g, d + (c - d) * g, d + (c - d) * f])
-            colour, stuff = _flat_colour(sky, rng) if flat else _roof_colour(sky, rng)
+            colour, stuff = custom
+            if rng.random() < 0.35:
+                colour, stuff = _flat_colour(sky, rng) if flat else _roof_colour(sky, rng)
             part = Part(quad, height * rng.uniform(0.85, 1.15), "flat" if flat else "gable", colour, stuff)
             parts = [part]
             if rng.random() < 0.25:  # a wing into the yard

@@ -26,8 +26,8 @@ PITCH = 220.0
 STEPS = 24
 """Segments of a lattice edge, and cells of a face's grid on each side."""
 
-RIVER_PITCH = 5
-"""A river runs between every fifth pair of lattice columns."""
+RIVER_PITCH = 4
+"""A river runs between every fourth pair of lattice columns."""
 
 _JITTER = 0.15
 
@@ -58,7 +58,7 @@ class Climate:
 _SOILS: tuple[Colour, ...] = ((150, 124, 96), (164, 140, 112), (138, 108, 84), (158, 128, 92), (170, 152, 128))
 _GRASSES: tuple[Colour, ...] = ((92, 112, 62), (104, 118, 70), (84, 106, 60), (112, 120, 76))
 _LEAVES: tuple[Colour, ...] = ((70, 92, 48), (62, 86, 50), (80, 98, 52), (74, 90, 56))
-_WATERS: tuple[Colour, ...] = ((48, 66, 66), (58, 76, 66), (40, 58, 66), (78, 86, 66))
+_WATERS: tuple[Colour, ...] = ((48, 66, 66), (58, 76, 66), (40, 58, 66), (70, 76, 68))
 _ROOFS: tuple[Colour, ...] = (
     (168, 98, 72),  # clay tile
     (150, 84, 66),  # old clay tile
@@ -151,8 +151,8 @@ def edge(seed: int, i: int, j: int, southwards: bool) -> Points:
 
 def town(seed: int, i: int, j: int) -> float:
     """Return how built-up a face is, about 0 (open country) to 1 (town centre)."""
-    a = curve(seed, 7, np.array([i + 0.37 * j]), 3.1)[0] + curve(seed, 8, np.array([j - 0.29 * i]), 2.7)[0]
-    return float(0.56 + 0.55 * a + (number(seed, 9, i, j) - 0.5) * 0.5)
+    a = curve(seed, 7, np.array([i + 0.37 * j]), 2.3)[0] + curve(seed, 8, np.array([j - 0.29 * i]), 2.1)[0]
+    return float(0.50 + 0.55 * a + (number(seed, 9, i, j) - 0.5) * 0.5)
 
 
 def arterial(seed: int, index: int, southwards: bool) -> bool:
@@ -232,7 +232,7 @@ def face_grid(seed: int, i: int, j: int) -> Points:
 
 
 _USES: tuple[tuple[float, tuple[str, ...], tuple[float, ...]], ...] = (
-    (0.66, ("blocks", "rows", "works", "park", "dwellings"), (0.40, 0.24, 0.18, 0.08, 0.10)),
+    (0.66, ("blocks", "rows", "works", "park", "dwellings"), (0.38, 0.24, 0.12, 0.10, 0.16)),
     (0.36, ("dwellings", "rows", "works", "park", "waste", "blocks"), (0.52, 0.16, 0.11, 0.09, 0.06, 0.06)),
     (-9.0, ("fields", "woods", "orchard", "meadow", "dwellings", "farm"), (0.40, 0.17, 0.08, 0.11, 0.06, 0.18)),
 )

@@ -102,7 +102,7 @@ def meadow(p: Plot) -> None:
             p.crops.append(Crop(outline, p.rng.uniform(0, 3.2), p.rng.uniform(5, 9), p.rng.uniform(0.03, 0.07)))
     for _ in range(int(p.rng.integers(3, 8))):
         clump(p, p.at(*p.rng.uniform(2, STEPS - 2, 2)), p.rng.uniform(6, 24))
-    if p.rng.random() < 0.55:
+    if p.rng.random() < 0.7:
         _pond(p)
 
 
@@ -129,7 +129,7 @@ def park(p: Plot) -> None:
     p.ground(p.patch(0, 0, STEPS, STEPS), mix(p.sky.grass, p.sky.leaf, 0.2), Stuff.grass)
     t = np.linspace(0, STEPS, STEPS + 1)
     p.street(p.at(t, 12 + 5 * np.sin(t * math.pi / STEPS * p.rng.integers(1, 4))), 2.8, "dirt")
-    if p.rng.random() < 0.6:
+    if p.rng.random() < 0.75:
         _pond(p)
     if p.rng.random() < 0.4:
         s0, t0 = p.rng.uniform(3, 12, 2)

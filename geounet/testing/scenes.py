@@ -12,7 +12,6 @@ bushes and hedges), 4 water; 255 is nodata.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from pyproj import CRS, Geod, Transformer
 from rasterio.windows import Window
 
+from geounet.atomic import atomic
 from geounet.errors import SceneError
 from geounet.testing.faces import face
 from geounet.testing.layout import faces_near
@@ -188,8 +188,8 @@ def generate(
     if bands == 4:
         colour["ALPHA"] = "NO"
     with contextlib.ExitStack() as stack:
-        image_file = stack.enter_context(_complete(path))
-        label_file = None if labels is None else stack.enter_context(_complete(labels))
+        image_file = stack.enter_context(atomic(path))
+        label_file = None if labels is None else stack.enter_context(atomic(labels))
         image = stack.enter_context(
             rasterio.open(
                 image_file, "w", count=bands, dtype=dtype, nodata=0, predictor=_predictor(dtype), **common, **colour
@@ -265,20 +265,6 @@ def _pieces(width: int, height: int) -> Iterator[Rect]:
 
 def _predictor(dtype: DType) -> int:
     return 3 if dtype == "float32" else 2
-
-
-@contextlib.contextmanager
-def _complete(path: Path) -> Iterator[Path]:
-    """Give a name to write to; the file gets its own name when all is written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.tmp-{os.getpid()}.tif")
-    try:
-        yield fresh
-        with fresh.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def _grid(crs: str, gsd: float) -> Affine:

@@ -129,7 +129,12 @@ def farm(p: Plot) -> None:
 def works(p: Plot) -> None:
     """Fill with halls, paved yards and car parks."""
     p.ground(p.patch(0, 0, STEPS, STEPS), mix(p.sky.grass, p.sky.dry, 0.6), Stuff.grass)
-    for s0, t0, s1, t1 in ((0.8, 0.8, 11.6, 11.4), (12.6, 0.8, 23, 11.4), (0.8, 12.6, 11.6, 23), (12.6, 12.6, 23, 23)):
+    for s0, t0, s1, t1 in (
+        (1.1, 1.1, 11.1, 11.1),
+        (12.9, 1.1, 22.9, 11.1),
+        (1.1, 12.9, 11.1, 22.9),
+        (12.9, 12.9, 22.9, 22.9),
+    ):
         tone = shade(p.sky.asphalt, p.rng.uniform(0.92, 1.3)) if p.rng.random() < 0.7 else shade(p.sky.dirt, 0.95)
         p.ground(p.patch(s0, t0, s1, t1), tone, Stuff.paved)
     lines = _streets(p, [12], [12], float(p.rng.uniform(6.5, 8)))

@@ -1,0 +1,1 @@
+"""Learning models: the networks that come with the package, and the users' own."""
