@@ -19,7 +19,7 @@ from geounet.types import Rect
 MAX_BLOCK_BYTES = 2**30
 """Largest strip or tile that is decoded at once."""
 
-_REMOTE = re.compile(r"^\s*(/vsi(?!mem)|[a-z][a-z0-9+.-]{2,}://)", re.IGNORECASE)
+_REMOTE = re.compile(r"^\s*(/vsi(?!mem)|[a-z][a-z0-9+.-]+://)", re.IGNORECASE)
 _SOURCE = re.compile(r"<Source(?:Filename|Dataset)\b([^>]*)>([^<]*)<", re.IGNORECASE)
 _SUBDATASET = re.compile(r"^[A-Za-z0-9_]{2,}:")
 _MAX_NESTING = 8
