@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,7 +13,7 @@ import jinja2
 import yaml
 from PIL import Image, UnidentifiedImageError
 
-from geounet.raster.files import write_text
+from geounet.atomic import write_text
 
 _PREVIEW_WIDTH = 1600
 """Previews are reduced to this width, px."""
@@ -21,7 +21,8 @@ _PREVIEW_WIDTH = 1600
 _INLINE_BYTES = 24_000_000
 """Together the inlined previews stay below this; further ones are linked, so that a browser still opens the report."""
 
-_STATES = {"done": "done", "failed": "failed", "unchanged": "unchanged"}
+_STATES = ("done", "partly", "failed", "unchanged")
+"""States of a scene; `partly`: done, with failed blocks."""
 
 _EXITS = {
     0: ("done", "Finished: all scenes are done."),
@@ -32,6 +33,9 @@ _EXITS = {
     130: ("failed", "Interrupted; a later run continues."),
     143: ("failed", "Terminated; a later run continues."),
 }
+
+_NODATA = "nodata"
+"""Entry of `area` that is no class: its pixels count in no share."""
 
 _FILES = {
     "mask": "mask (COG)",
@@ -110,7 +114,7 @@ def _view(manifest: Mapping[str, Any], out: Path) -> dict[str, Any]:
 def _scene(scene: Mapping[str, Any], out: Path, budget: int) -> dict[str, Any]:
     name = _text(scene.get("name")) or "unnamed"
     folder = Path(_text(scene.get("folder")) or name)
-    folder = folder if folder.is_absolute() else out / folder
+    folder = _found(folder, out, Path(), kind=Path.is_dir)
     model = _mapping(scene.get("model"))
     info = _mapping(scene.get("input"))
     tiles = _mapping(scene.get("tiles"))
@@ -119,12 +123,24 @@ def _scene(scene: Mapping[str, Any], out: Path, budget: int) -> dict[str, Any]:
     timings = {k: v for k, v in _mapping(scene.get("timings")).items() if isinstance(v, (int, float))}
     files = {k: v for k, v in _mapping(scene.get("files")).items() if isinstance(v, str)}
     pixels = _integer(info.get("width")) * _integer(info.get("height"))
-    failed_blocks = [_text(b) for b in blocks.get("failed") or []]
+    reasons: dict[str, str] = {}
+    for failure in map(_mapping, scene.get("failures") or []):
+        reasons.setdefault(_text(failure.get("block")), _text(failure.get("error")))
+    failed_blocks = [_text(b) for b in blocks.get("failed") or reasons]
+    state = _text(scene.get("state"))
+    if state == "done" and failed_blocks:
+        state = "partly"
     warnings = [_text(w) for w in [*(info.get("warnings") or []), *(scene.get("warnings") or [])]]
-    preview, full = _preview(folder / files.get("preview", f"{name}_preview.png"), out, budget)
+    if scene.get("batch_halved"):
+        warnings.append(
+            "a batch was halved for want of memory: results may differ in the last bit from an undisturbed run"
+        )
+    preview, full = _preview(
+        _found(Path(files.get("preview", f"{name}_preview.png")), folder, out, Path()), out, budget
+    )
     return {
         "name": name,
-        "state": _STATES.get(scene.get("state", ""), _text(scene.get("state"))),
+        "state": state,
         "error": _text(scene.get("error")),
         "model": _text(model.get("name")),
         "pixels": pixels,
@@ -142,18 +158,24 @@ def _scene(scene: Mapping[str, Any], out: Path, budget: int) -> dict[str, Any]:
                 ("Model grid", _pair(grid.get("model_grid"))),
                 ("Tiles", _tiles(tiles)),
                 ("Blocks", _blocks(blocks)),
+                ("Workers lost", _text(scene.get("worker_deaths") or None)),
             )
             if v
         ],
-        "failed_blocks": failed_blocks,
+        "failed_blocks": [f"{b}: {reasons[b]}" if reasons.get(b) else b for b in failed_blocks],
         "warnings": list(dict.fromkeys(warnings)),
         "timings": _timings(timings, pixels),
         "areas": _areas(scene),
         "features": [(_text(k), f"{_integer(v):,}") for k, v in _mapping(scene.get("features")).items()],
-        "files": [_file(key, folder / value, out) for key, value in files.items()],
+        "files": [_file(key, _found(Path(value), folder, out, Path()), out) for key, value in files.items()],
         "preview": preview,
         "preview_link": full,
     }
+
+
+def _found(path: Path, *bases: Path, kind: Callable[[Path], bool] = Path.is_file) -> Path:
+    """Return `path` below the first of `bases` where it is, or below the first base where it is nowhere."""
+    return next((base / path for base in bases if kind(base / path)), bases[0] / path)
 
 
 def _preview(path: Path, out: Path, budget: int) -> tuple[str | None, str | None]:
@@ -199,16 +221,21 @@ def _areas(scene: Mapping[str, Any]) -> list[dict[str, Any]]:
     counted = {k: _integer(v.get("pixels")) for k, v in area.items()}
     # Classes of a multi-label mask overlap: their sum says nothing, only the count of valid pixels does.
     multilabel = _mapping(scene.get("model")).get("head") == "multilabel"
-    total = _integer(scene.get("valid_pixels")) or (0 if multilabel else sum(counted.values()))
+    total = _integer(scene.get("valid_pixels"))
+    if not total and not multilabel:
+        total = sum(n for name, n in counted.items() if name != _NODATA)
+    sizes = [float(v["m2"]) for v in area.values() if isinstance(v.get("m2"), (int, float))]
+    unit, scale, digits = ("km²", 1e6, 3) if max(sizes, default=0.0) >= 1e7 else ("m²", 1.0, 0)
     rows = []
     for name, entry in area.items():
-        share = 100.0 * counted[name] / total if total else None
+        m2 = entry.get("m2")
+        share = 100.0 * counted[name] / total if total and name != _NODATA else None
         colour = colours.get(name, "")
         rows.append(
             {
                 "name": name,
                 "pixels": f"{counted[name]:,}",
-                "area": _area(entry.get("m2")),
+                "area": f"{m2 / scale:,.{digits}f} {unit}" if isinstance(m2, (int, float)) else "",
                 "share": "" if share is None else f"{share:.2f}",
                 "width": "0" if share is None else f"{min(share, 100.0):.2f}",
                 # Only a colour of the card's form reaches the style sheet.
@@ -284,12 +311,6 @@ def _bytes(size: int) -> str:
         if size >= scale:
             return f"{size / scale:,.1f} {unit}"
     return f"{size} B"
-
-
-def _area(m2: Any) -> str:
-    if not isinstance(m2, (int, float)):
-        return ""
-    return f"{m2 / 1e6:,.3f} km²" if m2 >= 1e5 else f"{m2:,.1f} m²"
 
 
 def _size(info: Mapping[str, Any]) -> str:

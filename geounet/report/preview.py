@@ -13,7 +13,7 @@ from matplotlib import patheffects
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, PathPatch, Polygon, Rectangle
 
-from geounet.raster.files import replacing
+from geounet.atomic import atomic
 from geounet.report import picture, sketch
 from geounet.report.ground import crs_of, ground
 from geounet.types import Rect
@@ -134,8 +134,7 @@ def write_preview(
             if lie and row == 0 and view.shape[1] > _ROOM * layout.unit:
                 _north(axes[0], lie[2], view.shape, layout)
         layout.legend(handles)
-        dest.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(dest) as temporary:
+        with atomic(dest) as temporary:
             layout.figure.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None})
 
 
@@ -376,17 +375,21 @@ def _frame(axes: Axes, rect: Rect, view: _View, layout: _Layout) -> None:
     )  # fmt: skip
 
 
-def _scale_bar(axes: Axes, metres_per_pixel: float, shape: tuple[int, int], layout: _Layout) -> None:
-    """Draw a bar of a round length, at most 30 % of the picture wide, at the lower left."""
-    room = 0.3 * shape[1] * metres_per_pixel
+def round_length(room: float) -> tuple[float, str]:
+    """Return the longest of 1, 2, 5, 10, … metres (or centimetres) that fits into `room` metres, and its label."""
     power = 10.0 ** math.floor(math.log10(room))
     length = max(f * power for f in (1.0, 2.0, 5.0) if f * power <= room)
     unit, scale = ("km", 1000.0) if length >= 1000.0 else ("m", 1.0) if length >= 1.0 else ("cm", 0.01)
+    return length, f"{length / scale:,.3g} {unit}" if length < 0.1 else f"{length / scale:,.0f} {unit}"
+
+
+def _scale_bar(axes: Axes, metres_per_pixel: float, shape: tuple[int, int], layout: _Layout) -> None:
+    """Draw a bar of a round length, at most 30 % of the picture wide, at the lower left."""
+    length, label = round_length(0.3 * shape[1] * metres_per_pixel)
     x, y = 18 * layout.unit, shape[0] - 18 * layout.unit
     end = x + length / metres_per_pixel
     axes.plot([x, end], [y, y], color="white", linewidth=layout.points(4.0), solid_capstyle="butt",
               path_effects=_outlined(layout, 8.0))  # fmt: skip
-    label = f"{length / scale:.0f} {unit}"
     axes.text((x + end) / 2, y - 8 * layout.unit, label, color="white", ha="center", va="bottom",
               size=layout.points(16), weight="bold", path_effects=_outlined(layout))  # fmt: skip
 

@@ -18,8 +18,8 @@ from urllib.parse import quote
 
 import pystac
 
+from geounet.atomic import write_text
 from geounet.config.card import Card, ClassInfo
-from geounet.raster.files import write_text
 from geounet.report.ground import code, crs_of, footprint
 from geounet.types import NODATA, PROBABILITY_STEPS
 
