@@ -9,10 +9,9 @@ from xml.sax.saxutils import escape, quoteattr
 
 import rasterio
 import rasterio.shutil
-from rasterio.errors import RasterioError
 
 from geounet.config.card import ClassInfo
-from geounet.raster.env import gdal_env, one_line, open_quietly
+from geounet.raster.env import GDAL_ERRORS, gdal_env, one_line, open_quietly
 from geounet.raster.files import replacing, write_text
 from geounet.raster.parts import geotransform_xml, srs_xml
 from geounet.types import NODATA, PROBABILITY_STEPS
@@ -84,8 +83,11 @@ def _write(
                 OVERVIEWS="IGNORE_EXISTING",
                 **how,
             )
-        except RasterioError as error:
-            raise OSError(f"{dest}: cannot be written: {one_line(error)}") from error
+        except GDAL_ERRORS as error:
+            raise OSError(f"{dest}: cannot be written from {source}: {one_line(error)}") from error
+        except SystemError as error:
+            # rasterio's answer where GDAL fails without a reason, as it does for a source that is gone.
+            raise OSError(f"{dest}: cannot be written from {source}: is a part of it missing?") from error
 
 
 def write_mask(

@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import rasterio
-from rasterio.errors import NotGeoreferencedWarning
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 CACHE_MB = 256
 """Size of GDAL's block cache. GDAL's own default is 5 % of the machine's memory, for every process."""
+
+GDAL_ERRORS: tuple[type[Exception], ...] = (RasterioError, CPLE_BaseError)
+"""What rasterio raises when GDAL fails; some of its functions pass GDAL's own errors on."""
 
 _LOCK = threading.Lock()
 

@@ -12,11 +12,10 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 import rasterio
-from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
 from geounet.errors import PartError
-from geounet.raster.env import gdal_env, one_line, open_quietly
+from geounet.raster.env import GDAL_ERRORS, gdal_env, one_line, open_quietly
 from geounet.raster.files import replacing
 from geounet.types import Rect
 
@@ -35,6 +34,8 @@ VRT_TYPES = {
 """numpy's names of data types, and GDAL's."""
 
 _CHECKSUM = "crc32"
+_DAMAGE: tuple[type[Exception], ...] = (*GDAL_ERRORS, UnicodeDecodeError, ValueError)
+"""Damaged headers make rasterio fail in many ways."""
 _RECT = "rect"
 
 
@@ -112,7 +113,7 @@ def write_part(path: Path, array: Array, rect: Rect, nodata: int, tags: Mapping[
             ) as part:
                 part.update_tags(**{**tags, **own})
                 part.write(array)
-        except RasterioError as error:
+        except GDAL_ERRORS as error:
             raise OSError(f"{path}: cannot be written: {one_line(error)}") from error
         return temporary.stat().st_size
 
@@ -142,7 +143,7 @@ def read_part(path: Path, expect_tags: Mapping[str, str]) -> Array:
         with rasterio.Env(**gdal_env()), open_quietly(path, driver="GTiff") as part:
             tags = part.tags()
             array: Array = part.read()
-    except RasterioError as error:
+    except _DAMAGE as error:
         raise PartError(f"{path}: part is damaged: {one_line(error)}") from None
     for key, value in expect_tags.items():
         if tags.get(key) != value:

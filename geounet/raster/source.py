@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import unescape
 
-from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from geounet.errors import SceneError
-from geounet.raster.env import one_line, open_quietly
+from geounet.raster.env import GDAL_ERRORS, one_line, open_quietly
 from geounet.raster.georef import warp_command
 from geounet.types import Rect
 
@@ -94,7 +93,7 @@ def open_source(file: str) -> Any:
     path = _check_path(file)
     try:
         raster = open_quietly(path)
-    except RasterioError as error:
+    except GDAL_ERRORS as error:
         raise SceneError(f"{file}: not a raster that can be read: {one_line(error)}") from None
     try:
         _check(raster, path)
@@ -170,7 +169,7 @@ def read_window(raster: Any, rect: Rect, indexes: list[int], *, masks: bool = Fa
     window = Window(rect.x0, rect.y0, rect.cols, rect.rows)
     try:
         return raster.read_masks(indexes[0], window=window) if masks else raster.read(indexes, window=window)
-    except RasterioError as error:
+    except GDAL_ERRORS as error:
         raise SceneError(
             f"{raster.name}: cannot be read in rows {rect.y0} to {rect.y1}, columns {rect.x0} to {rect.x1}; "
             f"is the file complete? {one_line(error)}"
@@ -202,7 +201,7 @@ def lossy(raster: Any) -> bool:
         try:
             with open_quietly(sources[0]) as first:
                 return first.driver != "VRT" and lossy(first)
-        except RasterioError:
+        except GDAL_ERRORS:
             return False
     about = raster.tags(ns="IMAGE_STRUCTURE")
     codec = about.get("COMPRESSION", "").upper()
