@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 import rasterio
 from rasterio.enums import Resampling
-from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from geounet.raster.bands import Band, choose
-from geounet.raster.env import gdal_env, open_quietly
+from geounet.raster.env import GDAL_ERRORS, gdal_env, open_quietly
 from geounet.raster.georef import crop
 from geounet.raster.source import open_source
 from geounet.types import NODATA, Rect
@@ -173,7 +172,7 @@ def _read_plane(raster: Any, band: Band, window: Window, shape: tuple[int, int])
     valid = np.zeros(shape, dtype=bool)
     try:
         plane[:], valid[:] = _read_part(raster, band, window, shape)
-    except RasterioError:
+    except GDAL_ERRORS:
         # A damaged tile fails the whole read: take what can be had in pieces.
         rows, cols = (np.linspace(0, n, min(n, _PIECES) + 1).astype(int) for n in shape)
         down, across = window.height / shape[0], window.width / shape[1]
@@ -181,7 +180,7 @@ def _read_plane(raster: Any, band: Band, window: Window, shape: tuple[int, int])
             part = Window(
                 window.col_off + x0 * across, window.row_off + y0 * down, (x1 - x0) * across, (y1 - y0) * down
             )
-            with suppress(RasterioError):
+            with suppress(*GDAL_ERRORS):
                 plane[y0:y1, x0:x1], valid[y0:y1, x0:x1] = _read_part(raster, band, part, (y1 - y0, x1 - x0))
     return plane, valid
 
