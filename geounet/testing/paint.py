@@ -60,6 +60,11 @@ _TEXTURE = {
 }
 
 
+# per band: how much brighter bare ground is than green, what shadows keep (skylight is blue), haze
+_OPTICS = ((1.0, 0.40, 0.9), (0.55, 0.44, 1.0), (0.35, 0.52, 1.15), (0.2, 0.34, 0.6))
+_GREY = (0.63, 0.45, 1.02)
+
+
 def _table(column: int, part: int | None = None) -> Floats:
     out = np.zeros(256, dtype=np.float32)
     for stuff, row in _TEXTURE.items():
@@ -203,7 +208,9 @@ def block(seed: int, row: int, col: int, gsd: float, bands: int = 3) -> tuple[ND
     for plane in planes:
         plane *= np.float32(sky.vivid)
         plane += grey * np.float32(1 - sky.vivid)
-    if bands == 4:
+    if bands == 1:
+        planes = [np.mean(planes, axis=0, dtype=np.float32)]
+    elif bands == 4:
         planes.append(grey * _NIR_GAIN[kind] + _NIR_BASE[kind])
     rng = stream(seed, 90, row, col, round(gsd * 1e6))
     core = np.s_[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
@@ -212,10 +219,10 @@ def block(seed: int, row: int, col: int, gsd: float, bands: int = 3) -> tuple[ND
     picture = np.empty((len(planes), BLOCK, BLOCK), dtype=np.uint8)
     for k, plane in enumerate(planes):
         plane *= light
-        plane += drift * np.float32((1.0, 0.55, 0.35, 0.2)[k])
-        # skylight is blue: shadows keep more of it
-        plane *= 1 - dark * np.float32(1 - (0.40, 0.44, 0.52, 0.34)[k])
-        plane += np.float32(sky.haze * (0.9, 1.0, 1.15, 0.6)[k])
+        bare, skylight, haze = _OPTICS[k] if bands > 1 else _GREY
+        plane += drift * np.float32(bare)
+        plane *= 1 - dark * np.float32(1 - skylight)
+        plane += np.float32(sky.haze * haze)
         soft = ndimage.gaussian_filter(plane, sky.blur, truncate=3.0, mode="nearest")[core]
         soft += common
         soft += rng.standard_normal((BLOCK, BLOCK), dtype=np.float32) * np.float32(0.6 * sky.noise)
