@@ -6,6 +6,7 @@ https://smp.readthedocs.io; importing this module is cheap, smp and torch are im
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,7 @@ RESERVED: dict[str, str] = {
 }
 """Arguments that `arguments` of a card may not hold, and what says it instead."""
 
+_LEGACY = {"decoder_use_batchnorm", "psp_use_batchnorm", "upscale_mode"}  # former arguments, which smp still takes
 _ACTIVATIONS = {"softmax": "softmax", "softmax2d": "softmax", "sigmoid": "sigmoid"}
 _SHOWN = 3
 
@@ -70,10 +72,18 @@ def build(card: Card) -> torch.nn.Module:
     architecture = _architecture(card)
     _check_encoder(card)
     arguments = _arguments(card)
+    network_class = getattr(smp, architecture)
+    if not card.encoder.startswith("tu-"):
+        # smp passes on what it does not know, and its own encoders ignore it: a slip would go unnoticed.
+        known = {*inspect.signature(network_class.__init__).parameters, *_LEGACY}
+        for key in arguments.keys() - known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise ModelError(f"{card.name}: arguments.{key}: {hint}smp's {architecture} has no such argument")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecated names of encoders stay usable
-            network = getattr(smp, architecture)(
+            network = network_class(
                 encoder_name=card.encoder,
                 encoder_weights=None,
                 in_channels=len(card.input.bands),
@@ -197,9 +207,7 @@ def _check_encoder(card: Card) -> None:
         raise ModelError(f"{card.name}: encoder {name!r}: {hint}timm has no such model")
     if name in own or smp.encoders.is_equivalent_to_timm_universal(name):
         return
-    near = difflib.get_close_matches(name, own, n=3)
-    if not near and timm.is_model(name):
-        near = [f"tu-{name}"]
+    near = [f"tu-{name}"] if timm.is_model(name) else difflib.get_close_matches(name, own, n=3)
     hint = f"did you mean {', '.join(near)}? " if near else ""
     raise ModelError(f"{card.name}: encoder {name!r}: {hint}smp has {len(own)} encoders, and timm's behind `tu-`")
 

@@ -108,13 +108,7 @@ class Predictor:
             torch.backends.cudnn.deterministic = True
             torch.backends.cudnn.allow_tf32 = False
             torch.backends.cuda.matmul.allow_tf32 = False
-        network = load(bundle)
-        example = self._example()
-        try:
-            network = prepare(network, self._dtype, example)
-        except RuntimeError as error:
-            raise ModelError(f"{self._refusal(example.shape[2:])}: {one_line(error)}") from error
-        self._network = network.to(self.device)
+        self._network = self._prepared(load(bundle)).to(self.device)
 
     def quantised(self, tiles: np.ndarray) -> np.ndarray:
         """Return the probabilities of tiles in whole steps.
@@ -173,7 +167,8 @@ class Predictor:
             try:
                 with self._alone(), torch.inference_mode():
                     out[start : start + len(part)] = finish(self._forward(part)).cpu().numpy()
-            except (MemoryError, RuntimeError) as error:  # torch's OutOfMemoryError is a RuntimeError
+            # torch's OutOfMemoryError is a RuntimeError; encoders of fixed size assert it
+            except (MemoryError, RuntimeError, AssertionError, ValueError) as error:
                 if not is_out_of_memory(error):
                     raise ModelError(f"{self._refusal(part.shape[2:])}: {one_line(error)}") from error
                 reason = one_line(error)
@@ -187,11 +182,19 @@ class Predictor:
         """Run one full batch of zeros, so that a batch that is too large is halved now."""
         self.quantised(np.zeros((self.batch, len(self.card.input.bands), self.tile, self.tile), dtype=np.float32))
 
-    def _example(self) -> torch.Tensor:
-        """Return a small input: noise, because zeros would hide differences."""
-        side = self.tile if self.card.tile.fixed else min(self.tile, 2 * stride(self.card))
-        shape = (1, len(self.card.input.bands), side, side)
-        return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    def _prepared(self, network: torch.nn.Module) -> torch.nn.Module:
+        """Return the network made ready, tried on a small input where it takes one (pyramids of pooling do not)."""
+        small = 2 * stride(self.card)
+        for side in [self.tile] if self.card.tile.fixed or small >= self.tile else [small, self.tile]:
+            shape = (1, len(self.card.input.bands), side, side)
+            # Noise, because zeros would hide differences.
+            example = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+            try:
+                return prepare(network, self._dtype, example)
+            except (RuntimeError, AssertionError, ValueError) as error:
+                if side == self.tile:
+                    raise ModelError(f"{self._refusal((side, side))}: {one_line(error)}") from error
+        raise AssertionError
 
     def _refusal(self, shape: tuple[int, ...]) -> str:
         return (
