@@ -164,8 +164,10 @@ def _run_one(scene: SceneRun) -> dict[str, Any]:
 
 def _entry(scene: SceneRun, manifest: dict[str, Any]) -> dict[str, Any]:
     entry = {k: v for k, v in manifest.items() if k not in ("format", "job", "versions")}
-    entry["files"] = {key: str(scene.folder / name) for key, name in manifest.get("files", {}).items()}
-    return {**entry, "folder": str(scene.folder), "error": None}
+    # Relative to the output folder, so that it can be moved as a whole.
+    folder = scene.folder.relative_to(Path(scene.job.outputs.folder).absolute())
+    entry["files"] = {key: (folder / name).as_posix() for key, name in manifest.get("files", {}).items()}
+    return {**entry, "folder": folder.as_posix(), "error": None}
 
 
 def _failed(scene: SceneRun, error: GeounetError) -> dict[str, Any]:
@@ -174,7 +176,7 @@ def _failed(scene: SceneRun, error: GeounetError) -> dict[str, Any]:
         "name": scene.spec.name,
         "state": "failed",
         "error": str(error),
-        "folder": str(scene.folder),
+        "folder": scene.folder.relative_to(Path(scene.job.outputs.folder).absolute()).as_posix(),
         "model": {"name": scene.bundle.card.name, "sha256": scene.bundle.sha256},
         "failures": scene.failures,
         "timings": scene.timings,

@@ -34,7 +34,7 @@ def demo(ctx: click.Context, out: Path, size: int, seed: int, workers: int | Non
         settings.append(f"cluster.workers={workers}")
     with Progress() as progress:
         result = run_job(job_from_options([str(scene)], None, None, settings), progress=progress)
-    for line in summary(result.manifest):
+    for line in summary(result.manifest, result.folder):
         click.echo(line)
     if result.exit_code == 0:
         folder = out / scene.stem

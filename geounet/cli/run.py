@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -41,21 +42,21 @@ def run(ctx: click.Context, job: Job, dry_run: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(result.manifest, indent=1))
     else:
-        for line in summary(result.manifest):
+        for line in summary(result.manifest, result.folder):
             click.echo(line)
     ctx.exit(result.exit_code)
 
 
-def summary(manifest: dict[str, Any]) -> list[str]:
+def summary(manifest: dict[str, Any], out: Path) -> list[str]:
     """Return what a person wants to know of a run, in lines."""
     lines = []
     for scene in manifest["scenes"]:
         name = scene["name"]
         if scene["state"] == "failed":
-            lines.append(f"{name}: failed: {scene['error']}")
+            lines.append(f"{name}: failed (why: above, and in {out / 'manifest.json'})")
             continue
         if scene["state"] == "unchanged":
-            lines.append(f"{name}: already done, nothing to do ({scene['folder']})")
+            lines.append(f"{name}: already done, nothing to do ({out / scene['folder']})")
             continue
         tiles, blocks = scene["tiles"], scene["blocks"]
         seconds = sum(scene["timings"].values())
@@ -66,5 +67,5 @@ def summary(manifest: dict[str, Any]) -> list[str]:
             + (f"; {len(blocks['failed'])} blocks failed and are nodata" if blocks["failed"] else "")
         )
         lines.extend(f"  warning: {warning}" for warning in scene.get("warnings", []))
-        lines.extend(f"  {path}" for key, path in scene["files"].items() if key not in ("style", "aux"))
+        lines.extend(f"  {out / path}" for key, path in scene["files"].items() if key not in ("style", "aux"))
     return lines

@@ -28,12 +28,14 @@ CONFIG: dict[str, Any] = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": 0.95,
-    "distributed.comm.timeouts.connect": "60s",
-    "distributed.comm.timeouts.tcp": "60s",
-    "distributed.comm.retry.count": 3,
+    # All on one machine: who does not answer within seconds is dead, and its result is made again sooner than awaited.
+    "distributed.comm.timeouts.connect": "5s",
+    "distributed.comm.retry.count": 0,
     # Workers that outlive a killed driver end by themselves.
     "distributed.scheduler.idle-timeout": "30 minutes",
     "distributed.admin.tick.limit": "30s",
+    # Deaths and errors come back to the driver, which tells of them in its own words.
+    "logging.distributed": "critical",
 }
 
 
@@ -90,15 +92,15 @@ def _local(layout: Layout) -> Any:
             "options": {
                 "nthreads": 1,
                 "memory_limit": int(MEMORY_LIMIT),
-                "dashboard_address": None,
+                "dashboard_address": "127.0.0.1:0",
                 "host": "127.0.0.1",
                 "env": environment,
-                "silence_logs": logging.WARNING,
+                "silence_logs": logging.CRITICAL,
             },
         }
     scheduler = {
         "cls": Scheduler,
-        "options": {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": None},
+        "options": {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": "127.0.0.1:0"},
     }
     return SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.ERROR, name="geounet")
 

@@ -37,6 +37,7 @@ def scene_manifest(
     counts: list[dict[str, int]],
     features: Mapping[str, Any],
     failures: list[dict[str, Any]],
+    warnings: list[str],
     files: Mapping[str, str],
     deaths: int,
 ) -> dict[str, Any]:
@@ -51,7 +52,9 @@ def scene_manifest(
         "key": key,
         "job": job.model_dump(mode="json", by_alias=True),
         "versions": versions(),
-        "model": {"name": bundle.card.name, "sha256": bundle.sha256},
+        "model": {"name": bundle.card.name, "sha256": bundle.sha256, "head": plan.card.head},
+        "classes": [{"name": c.name, "code": c.code, "colour": c.colour} for c in plan.card.mask_classes()],
+        "valid_pixels": _valid(plan, counts),
         "input": info.to_dict(),
         "grid": plan.grid_summary,
         "device": recipe.device,
@@ -69,7 +72,7 @@ def scene_manifest(
         "features": dict(features.get("features", features)),
         "vectors": dict(features),
         "failures": failures,
-        "warnings": [*info.warnings, *(f"block {name} failed: its pixels are nodata" for name in failed)],
+        "warnings": [*info.warnings, *warnings, *(f"block {name} failed: its pixels are nodata" for name in failed)],
         "files": dict(files),
     }
 
@@ -87,6 +90,11 @@ def _areas(plan: Plan, counts: list[dict[str, int]]) -> dict[str, Any]:
     band = counts[0] if counts else {}
     areas = {c.name: area(band.get(str(c.code), 0)) for c in card.mask_classes()}
     return {**areas, "nodata": area(band.get("255", 0))}
+
+
+def _valid(plan: Plan, counts: list[dict[str, int]]) -> int:
+    total = plan.info.width * plan.info.height
+    return total - (counts[0].get("255", 0) if counts else total)
 
 
 def publish(manifest: dict[str, Any], plan: Plan, staging: Path, folder: Path, started: datetime) -> None:

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from geounet.config.card import Card
-from geounet.config.job import Job, Vector
+from geounet.config.job import Job
 from geounet.engine.ledger import fingerprint
 from geounet.errors import JobError, ModelError, SceneError
 from geounet.grid.blocks import BlockGrid
@@ -31,13 +31,6 @@ PACKAGES = ("geounet", "torch", "segmentation-models-pytorch", "timm", "rasterio
 def versions() -> dict[str, str]:
     """Return the versions of the packages that results depend on."""
     return {name: version(name) for name in PACKAGES}
-
-
-def scene_bands(job: Job, card: Card) -> tuple[int | str, ...] | None:
-    """Return which bands of a scene to read for a model."""
-    if job.bands == "auto":
-        return None
-    return tuple(job.bands)
 
 
 def check_bands(info: SceneInfo, card: Card) -> None:
@@ -215,57 +208,6 @@ def job_key(job: Job, pixels: str) -> str:
 def keeps_probability(job: Job) -> bool:
     """Return whether parts hold probabilities: for the probability COG, or for the confidence of features."""
     return job.outputs.probability or job.vector != "none"
-
-
-def vector_sections(job: Job, card: Card) -> Vector | None:
-    """Return the layers to make, each resolved to its section or False; None for no GeoPackage.
-
-    Raises
-    ------
-    JobError
-        If a layer is asked for whose class the card has not.
-    """
-    from geounet.config.job import Buildings, Landcover, Roads
-
-    if job.vector == "none":
-        return None
-    names = {c.name for c in card.mask_classes()}
-    resolved: dict[str, Any] = {"cell": job.vector.cell}
-    for layer, kind, section in (("buildings", "building", Buildings), ("roads", "road", Roads)):
-        asked = getattr(job.vector, layer)
-        of_kind = [c.name for c in card.classes if c.kind == kind]
-        if asked is False or (asked is None and not of_kind):
-            resolved[layer] = False
-            continue
-        wanted = asked if isinstance(asked, Buildings | Roads) else section()
-        if wanted.class_ == "auto":
-            if not of_kind:
-                raise JobError(
-                    f"vector.{layer}: the model {card.name} has no class of kind {kind}; name one with "
-                    f"vector.{layer}.class (it has {', '.join(sorted(names))})"
-                )
-            wanted = wanted.model_copy(update={"class_": of_kind[0]})
-        elif wanted.class_ not in names:
-            raise JobError(
-                f"vector.{layer}.class: the model {card.name} has no class {wanted.class_!r} "
-                f"(it has {', '.join(sorted(names))})"
-            )
-        resolved[layer] = wanted
-    asked = job.vector.landcover
-    if asked is False or (asked is None and card.head == "multilabel"):
-        resolved["landcover"] = False
-    elif card.head == "multilabel":
-        raise JobError(f"vector.landcover: the classes of the multi-label model {card.name} overlap: no coverage")
-    else:
-        section_ = asked if isinstance(asked, Landcover) else Landcover()
-        unknown = sorted(set(section_.classes or ()) - names)
-        if unknown:
-            raise JobError(
-                f"vector.landcover.classes: the model {card.name} has no class {unknown[0]!r} "
-                f"(it has {', '.join(sorted(names))})"
-            )
-        resolved["landcover"] = section_
-    return Vector.model_construct(**resolved)
 
 
 def check_model(card: Card) -> None:

@@ -37,6 +37,34 @@ TICK = 1.0
 """Seconds between looks at the cluster while nothing finishes."""
 
 
+@dataclass(frozen=True)
+class Raised:
+    """What a task raised, told by its worker in words.
+
+    Exceptions do not all survive the way from a worker (some cannot be pickled), and Dask would log each with its
+    traceback.
+    """
+
+    kind: str
+    """Name of the class of a `GeounetError`, `disk` for a full disk, else `defect`."""
+    line: str
+    trace: str = ""
+
+
+def guarded(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """Call a function on a worker; return its result, or what it raised."""
+    try:
+        return function(*args)
+    except GeounetError as error:
+        return Raised(type(error).__name__, str(error))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return Raised("disk", str(error))
+        return Raised("defect", f"{type(error).__name__}: {error}", traceback.format_exc())
+    except Exception as error:
+        return Raised("defect", f"{type(error).__name__}: {error}", traceback.format_exc())
+
+
 @dataclass
 class Task:
     """One call to make somewhere."""
@@ -146,7 +174,7 @@ class Pool:
     def _submit(self, task: Task) -> Any:
         # A key of its own for each attempt: on a shared scheduler an erred key would be answered from memory.
         key = f"geounet-{task.name}-{uuid.uuid4().hex[:12]}"
-        return self.client.submit(task.function, *task.args, key=key, pure=False, retries=0)
+        return self.client.submit(guarded, task.function, task.args, key=key, pure=False, retries=0)
 
     def _watch(self, lonely_since: float | None) -> float | None:
         if self.client.status not in ("running", "connecting"):
@@ -162,38 +190,41 @@ class Pool:
         """Return the outcome, or None if the task is to be run again."""
         from distributed import CancelledError, KilledWorker
 
-        if future.status == "finished":
-            return Outcome(task, future.result())
         try:
-            error: BaseException = future.exception() or CancelledError(str(future.key))
-        except BaseException as raised:
-            error = raised
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            raise error
-        if isinstance(error, KilledWorker | CancelledError):
-            if self.client.status not in ("running", "connecting"):
-                raise ClusterError("the connection to the Dask scheduler is lost; run again to continue")
-            task.deaths += 1
-            self.deaths += 1
-            self._on_event("death", {"task": task.name, "deaths": task.deaths})
-            logger.warning("%s: its worker died (%d of %d)", task.name, task.deaths, DEATHS)
-            if task.deaths < DEATHS:
-                return None
-            return Outcome(task, error=f"the worker died {task.deaths} times while at it")
-        if isinstance(error, ModelError):
-            raise error
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise GeounetError(f"disk full: {error}; free space and run again to continue") from None
-        task.tries += 1
-        line = str(error) if isinstance(error, GeounetError) else f"{type(error).__name__}: {error}"
-        task.errors.append(line)
-        self._on_event("error", {"task": task.name, "try": task.tries, "error": line})
-        if task.tries < TRIES:
-            logger.warning("%s: %s; trying again", task.name, line)
+            result = future.result() if future.status == "finished" else None
+            error = None if future.status == "finished" else future.exception() or CancelledError(str(future.key))
+        except Exception as raised:
+            result, error = None, raised
+        if isinstance(result, Raised):
+            return self._raised(task, result)
+        if error is None:
+            return Outcome(task, result)
+        if not isinstance(error, KilledWorker | CancelledError | OSError | TimeoutError):
+            raise error  # of Dask itself, for example a worker that lacks this package
+        if self.client.status not in ("running", "connecting"):
+            raise ClusterError("the connection to the Dask scheduler is lost; run again to continue")
+        task.deaths += 1
+        self.deaths += 1
+        self._on_event("death", {"task": task.name, "deaths": task.deaths})
+        logger.warning("%s: its worker died (%d of %d)", task.name, task.deaths, DEATHS)
+        if task.deaths < DEATHS:
             return None
-        if not isinstance(error, GeounetError):
-            logger.error("%s failed:\n%s", task.name, "".join(traceback.format_exception(error)))
-        return Outcome(task, error=line)
+        return Outcome(task, error=f"the worker died {task.deaths} times while at it")
+
+    def _raised(self, task: Task, raised: Raised) -> Outcome | None:
+        if raised.kind == ModelError.__name__:
+            raise ModelError(raised.line)
+        if raised.kind == "disk":
+            raise GeounetError(f"disk full: {raised.line}; free space and run again to continue")
+        task.tries += 1
+        task.errors.append(raised.line)
+        self._on_event("error", {"task": task.name, "try": task.tries, "error": raised.line})
+        if task.tries < TRIES:
+            logger.warning("%s: %s; trying again", task.name, raised.line)
+            return None
+        if raised.kind == "defect":
+            logger.error("%s failed:\n%s", task.name, raised.trace)
+        return Outcome(task, error=raised.line)
 
 
 class InlinePool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from geounet.config.job import Job, Vector
+from geounet.config.layers import resolve_layers
 from geounet.engine.cluster import Layout
 from geounet.engine.ledger import Ledger
 from geounet.engine.manifest import publish, read_manifest, scene_manifest
@@ -24,7 +25,6 @@ from geounet.engine.plan import (
     keeps_probability,
     pixel_key,
     resolve_tiling,
-    vector_sections,
     versions,
 )
 from geounet.engine.pool import InlinePool, Outcome, Pool, PoolExecutor, Task
@@ -73,6 +73,7 @@ class SceneRun:
     progress: Progress = field(default_factory=Silent)
     timings: dict[str, float] = field(default_factory=dict)
     failures: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def run(self) -> dict[str, Any]:
         """Do what is left to do, publish the files, and return the scene's manifest.
@@ -103,13 +104,17 @@ class SceneRun:
             )
         files = dict(stitched["files"])
         features: dict[str, Any] = {}
-        sections = vector_sections(self.job, plan.card)
+        sections = resolve_layers(self.job, plan.card)
         if sections is not None:
             with self._timed("vectors"):
                 features = self._vectors(plan, sections, staging, ledger, tags)
             files["vectors"] = f"{plan.info.name}.gpkg"
         with self._timed("preview"):
-            files["preview"] = self._preview(plan, staging, files)
+            try:
+                files["preview"] = self._preview(plan, staging, files)
+            except GeounetError as error:  # a picture is not worth the scene
+                self.warnings.append(f"no preview: {error}")
+                logger.warning("%s", error)
         manifest = scene_manifest(
             plan=plan,
             bundle=self.bundle,
@@ -121,6 +126,7 @@ class SceneRun:
             counts=counts,
             features=features,
             failures=self.failures,
+            warnings=self.warnings,
             files=files,
             deaths=self.pool.deaths,
         )
@@ -161,7 +167,7 @@ class SceneRun:
         """
         spec, info = self.describe()
         choose_grid(info, self.bundle.card, self.job)
-        vector_sections(self.job, self.bundle.card)
+        resolve_layers(self.job, self.bundle.card)
         return self._finished(job_key(self.job, pixel_key(self.job, self.bundle, info, spec)))
 
     def prepare(self, *, dry: bool = False, workers: int | None = None) -> tuple[Plan, Ledger]:

@@ -34,7 +34,8 @@ def gdal_env(cache_mb: int = CACHE_MB) -> dict[str, Any]:
         Size of the block cache of the process, MiB.
     """
     return {
-        "GDAL_CACHEMAX": cache_mb,
+        # rasterio hands an integer to GDAL as bytes.
+        "GDAL_CACHEMAX": cache_mb * 2**20,
         # Anything else hides masks (.msk), metadata (.aux.xml) and world files beside the image.
         "GDAL_DISABLE_READDIR_ON_OPEN": "FALSE",
         # Python code inside a VRT is never run.

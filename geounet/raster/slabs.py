@@ -100,7 +100,7 @@ class SlabWriter:
             if kind is not None:
                 self._temporary.unlink(missing_ok=True)
         if kind is None:
-            with self._temporary.open("rb") as file:
+            with self._temporary.open("r+b") as file:
                 os.fsync(file.fileno())
             self.bytes = self._temporary.stat().st_size
             self._temporary.replace(self.path)
