@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geounet.config.card import Card, ClassInfo, InputSpec, Kind, Scaling, TileSpec
+from geounet.errors import OutputExistsError
 from geounet.models.bundle import load_bundle, save_bundle
 from geounet.models.network import build, load
 from geounet.testing.noise import stream
@@ -175,8 +176,8 @@ def _batch(
     return normalised(np.stack(tiles)), np.stack(truths).astype(np.int64)
 
 
-def train(plan: Plan, out: Path, *, overwrite: bool = False) -> dict[str, Any]:
-    """Train, measure on unseen worlds and write the bundle; return its metrics.
+def train(plan: Plan, out: Path, *, overwrite: bool = False, unseen: int = 16) -> dict[str, Any]:
+    """Train, measure on `unseen` worlds that are not trained on, and write the bundle; return its metrics.
 
     Raises
     ------
@@ -185,6 +186,8 @@ def train(plan: Plan, out: Path, *, overwrite: bool = False) -> dict[str, Any]:
     """
     import torch
 
+    if out.exists() and not overwrite:  # said before the work, not after
+        raise OutputExistsError(f"{out}: exists already; choose another folder or ask to overwrite it")
     started = time.monotonic()
     torch.manual_seed(plan.seed)
     torch.set_num_threads(plan.threads)
@@ -192,7 +195,7 @@ def train(plan: Plan, out: Path, *, overwrite: bool = False) -> dict[str, Any]:
     if seeds.stop > FIRST_UNSEEN:
         raise ValueError(f"worlds {seeds.start} to {seeds.stop - 1} reach into the unseen ones from {FIRST_UNSEEN}")
     pictures, labels = samples(seeds, plan.blocks)
-    share = np.bincount(labels.ravel(), minlength=len(CLASSES)) / labels.size
+    share = np.maximum(np.bincount(labels.ravel(), minlength=len(CLASSES)) / labels.size, 1e-3)
     logger.info("%d blocks in %.0f s, classes %s", len(pictures), time.monotonic() - started, np.round(share, 3))
     model_card = card()
     network = build(model_card).to(memory_format=torch.channels_last)
@@ -235,9 +238,9 @@ def train(plan: Plan, out: Path, *, overwrite: bool = False) -> dict[str, Any]:
     model_card = model_card.model_copy(update={"training": training})
     save_bundle(out, model_card, network.state_dict(), half=True, overwrite=overwrite)
     network = load(load_bundle(Path(out))).to(memory_format=torch.channels_last)
-    unseen = range(FIRST_UNSEEN, FIRST_UNSEEN + 16)
-    pictures, labels = samples(unseen, 4)
-    metrics: dict[str, Any] = {"scenes": f"worlds {unseen.start} to {unseen.stop - 1}, 4 blocks each, no overlap"}
+    others = range(FIRST_UNSEEN, FIRST_UNSEEN + unseen)
+    pictures, labels = samples(others, 4)
+    metrics: dict[str, Any] = {"scenes": f"worlds {others.start} to {others.stop - 1}, 4 blocks of {BLOCK} px each"}
     metrics |= scores(confusion(network, pictures, labels))
     metrics["miou_bf16"] = scores(confusion(network, pictures, labels, bf16=True))["miou"]
     save_bundle(
