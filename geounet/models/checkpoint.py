@@ -9,6 +9,7 @@ import inspect
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,7 +150,9 @@ def _safetensors(path: Path) -> Weights:
 
 def _unpickled(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of unusual pickles; what cannot be read is an error anyway
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         names = re.findall(r"GLOBAL ([\w.]+)|Unsupported (?:class|global) ([\w.]+)", str(error))
         what = next((a or b for a, b in names), "")

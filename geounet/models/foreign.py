@@ -119,7 +119,7 @@ def import_model(
     channels = found.channels
     in_channels = found.in_channels
     if not missing:
-        shapes = _expected(data, 3, 1)
+        shapes = _expected(data, source)
         found.weights = _stripped(found, shapes, prefix)
         in_channels = _in_channels(found.weights, shapes) or in_channels
         channels = _channels(found.weights, shapes) or channels
@@ -129,7 +129,7 @@ def import_model(
     if gsd is not None:
         data["gsd"] = gsd
     wanted = tile if tile is not None else (given.get("tile") or {}).get("size")
-    data["tile"] = {**(given.get("tile") or {}), "size": wanted or _USUAL_TILE}
+    data["tile"] = {**(given.get("tile") or {}), "size": _USUAL_TILE if wanted is None else wanted}
     draft = _validated(data, source)
 
     network = build(draft)
@@ -161,25 +161,27 @@ def _partial(card: Path | None) -> dict[str, Any]:
     return data
 
 
-def _expected(data: Mapping[str, Any], bands: int, classes: int) -> Weights:
-    """Return the state dict of the described network with so many bands and classes."""
-    arguments = {k: v for k, v in dict(data.get("arguments") or {}).items() if k != "activation"}
-    draft = Card.model_validate(
-        {
-            "name": data["name"] or "model",
-            "architecture": data["architecture"],
-            "encoder": data["encoder"],
-            "arguments": arguments,
-            "activation": "sigmoid",
-            "input": {
-                "bands": [f"b{i}" for i in range(bands)],
-                "data_type": "any",
-                "value_scaling": [{"mean": 0, "stddev": 1}] * bands,
-            },
-            "classes": [{"name": f"c{i}", "code": i + 1, "colour": PALETTE[0]} for i in range(classes)],
-        }
-    )
-    return dict(build(draft).state_dict())
+def _expected(data: Mapping[str, Any], source: Path) -> Weights:
+    """Return the state dict of the described network with three bands and one class."""
+    arguments = data["arguments"]
+    if isinstance(arguments, dict):
+        arguments = {k: v for k, v in arguments.items() if k != "activation"}
+    draft = {
+        "name": "draft",
+        "architecture": data["architecture"],
+        "encoder": data["encoder"],
+        "arguments": {k: v for k, v in arguments.items() if k != "activation"}
+        if isinstance(arguments, dict)
+        else arguments,
+        "activation": "sigmoid",
+        "input": {
+            "bands": ["r", "g", "b"],
+            "data_type": "any",
+            "value_scaling": [{"mean": 0, "stddev": 1}] * 3,
+        },
+        "classes": [{"name": "c", "code": 1, "colour": PALETTE[1]}],
+    }
+    return dict(build(_validated(draft, source)).state_dict())
 
 
 def _stripped(source: Source, expected: Weights, prefix: str | None) -> Weights:
@@ -336,13 +338,13 @@ def _tile(network: Any, card: Card, wanted: int | None, said: Mapping[str, Any])
     native = getattr(encoder, "input_size", None)
     if native is None:
         native = (getattr(getattr(encoder, "model", None), "pretrained_cfg", None) or {}).get("input_size")
-    sizes = [wanted] if wanted else [_USUAL_TILE, *([int(native[-1])] if native else [])]
+    sizes = [wanted] if wanted is not None else [_USUAL_TILE, *([int(native[-1])] if native else [])]
     shapes = network.to(device="meta")
     refusal = None
+    multiple = int(said.get("multiple_of") or encoder.output_stride)
     for size in sizes:
-        refusal = _refusal(shapes, card, size)
+        refusal = f"not a multiple of {multiple}" if size % multiple else _refusal(shapes, card, size)
         if refusal is None:
-            multiple = int(said.get("multiple_of") or encoder.output_stride)
             another = _refusal(shapes, card, size + multiple)
             return {**said, "size": size, "multiple_of": multiple, "fixed": said.get("fixed", another is not None)}
     raise ModelError(
