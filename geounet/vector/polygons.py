@@ -187,6 +187,7 @@ class Traced:
     components: int
     crossing: int
     driver_bytes: int
+    part_bytes: int
 
 
 def plan(stage: Stage) -> tuple[int, int, int]:
@@ -336,11 +337,12 @@ def _canonical(
 def polygonize(stage: Stage, executor: Executor) -> Traced:
     """Trace all cells and link what crosses them; the polygons are then in the parts, see `polygons_of`."""
     Path(stage.folder).mkdir(parents=True, exist_ok=True)
-    components = 0
+    components = size = 0
     for receipt in executor.map(trace_cell, [(stage, i) for i in range(stage.grid.count)], f"{stage.name}: outlines"):
         components += receipt["components"]
+        size += receipt["bytes"]
     plans, crossing, held = plan(stage)
-    return Traced(stage.grid.count, plans, components + crossing, crossing, held)
+    return Traced(stage.grid.count, plans, components + crossing, crossing, held, size)
 
 
 def polygons_of(stage: Stage, what: str, index: int) -> Polygons:

@@ -64,7 +64,7 @@ class Stage:
 
 
 def measure_cell(task: tuple[Stage, int]) -> int:
-    """Write the components of a cell and how long the borders between them are; returns their number."""
+    """Write the components of a cell and how long the borders between them are; returns the bytes."""
     stage, index = task
     path = stage.path("graph", index)
     if not path.exists():
@@ -97,18 +97,17 @@ def measure_cell(task: tuple[Stage, int]) -> int:
                 **edge_labels(image, renumber),
             },
         )
-    return len(parts.load(path, ["first"])["first"])
+    return path.stat().st_size
 
 
 def sieve(stage: Stage, executor: Executor, ground: Ground, min_area_m2: float) -> dict[str, int]:
     """Write the sieved values of all cells; they are then `stage.result`."""
     Path(stage.folder).mkdir(parents=True, exist_ok=True)
-    for _ in executor.map(measure_cell, [(stage, i) for i in range(stage.grid.count)], f"{stage.name}: components"):
-        pass
+    tasks = [(stage, i) for i in range(stage.grid.count)]
+    size = sum(executor.map(measure_cell, tasks, f"{stage.name}: components"))
     counts = _decide(stage, ground, min_area_m2)
-    for _ in executor.map(write_cell, [(stage, i) for i in range(stage.grid.count)], f"{stage.name}: small ones"):
-        pass
-    return counts
+    size += sum(executor.map(write_cell, tasks, f"{stage.name}: small ones"))
+    return counts | {"part_bytes": size}
 
 
 def _decide(stage: Stage, ground: Ground, min_area_m2: float) -> dict[str, int]:
@@ -219,7 +218,7 @@ def join_small(
 
 
 def write_cell(task: tuple[Stage, int]) -> int:
-    """Write the sieved values of a cell; returns 1."""
+    """Write the sieved values of a cell; returns the bytes."""
     stage, index = task
     path = stage.result.path(index)
     if not path.exists():
@@ -227,4 +226,4 @@ def write_cell(task: tuple[Stage, int]) -> int:
         labels = label_cell(stage.plane.read(rect), rect, stage.grid.cols)
         joined = np.load(stage.path("joined", index).with_suffix(".npy"))
         parts.save_array(path, np.concatenate([[NODATA], joined]).astype(np.uint8)[labels.image])
-    return 1
+    return path.stat().st_size

@@ -1,0 +1,294 @@
+"""From rasters to a GeoPackage: which layers are made of what, in which order."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from geounet.config.card import ClassInfo, Kind
+from geounet.config.job import Buildings, Landcover, Roads
+from geounet.errors import JobError, VectorError
+from geounet.types import Executor
+from geounet.vector import geopackage as gpkg
+from geounet.vector import parts, polygons, sieve, skeleton
+from geounet.vector.attributes import Ground
+from geounet.vector.buildings import FinishBuildings
+from geounet.vector.cells import CellGrid
+from geounet.vector.features import Finish, finish_all
+from geounet.vector.landcover import FinishLandcover
+from geounet.vector.request import VectorRequest
+from geounet.vector.roads import roads
+from geounet.vector.schema import BUILDINGS, LANDCOVER, ROAD_EDGES, ROAD_NODES
+from geounet.vector.source import Plane, ProbabilityPlane, RasterPlane, opened, table
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class SerialExecutor:
+    """Does one piece of work after the other in this process."""
+
+    def map(self, function: Callable[[T], R], items: Sequence[T], label: str) -> Iterator[R]:
+        """Yield `function(item)` for every item, in order."""
+        logger.debug("%s: %d", label, len(items))
+        for item in items:
+            yield function(item)
+
+
+class ProcessExecutor:
+    """Does the work in processes of this machine. A context manager: the processes end with it."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        # Not forked: GDAL and thread pools of this process would not survive that.
+        self._pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+
+    def __enter__(self) -> ProcessExecutor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def map(self, function: Callable[[T], R], items: Sequence[T], label: str) -> Iterator[R]:
+        """Yield `function(item)` for every item as they are done, a few ahead in the queue."""
+        logger.debug("%s: %d in %d processes", label, len(items), self.workers)
+        waiting: set[Future[R]] = set()
+        for item in items:
+            waiting.add(self._pool.submit(function, item))
+            if len(waiting) >= 4 * self.workers:
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+        while waiting:
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+
+
+def geopackage(request: VectorRequest, executor: Executor) -> dict[str, Any]:
+    """Make the GeoPackage of a request.
+
+    Parts of cells go to `request.work / <fingerprint>`; those that are there already are used. The caller removes them.
+
+    Returns
+    -------
+    dict
+        `layers`: features of each layer; `seconds` of each stage; `components` and `driver_bytes_per_component` of each
+        stage that has them; `part_bytes`; `peak_bytes` of this process; `notes`: sentences for the user.
+
+    Raises
+    ------
+    JobError
+        If options in metres were set for a raster without a CRS, or a class does not exist.
+    VectorError
+        If a raster cannot be read or the GeoPackage cannot be written.
+    """
+    began = time.monotonic()
+    ground = _ground(request)
+    notes = check_metres(request, ground)
+    grid = CellGrid(ground.rows, ground.cols, request.cell)
+    folder = Path(request.work) / request.fingerprint()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    result: dict[str, Any] = {"seconds": {}, "components": {}, "driver_bytes_per_component": {}, "notes": notes}
+    contents: list[gpkg.LayerContent] = []
+    size = 0
+
+    for made in (_buildings, _roads, _landcover):
+        at = time.monotonic()
+        found, facts = made(request, executor, ground, grid, str(folder))
+        contents += found
+        if found:
+            result["seconds"][found[0].layer.name] = round(time.monotonic() - at, 3)
+            size += facts.pop("part_bytes", 0)
+            notes += facts.pop("notes", [])
+            for name, value in facts.items():
+                result[name][found[0].layer.name] = value
+    at = time.monotonic()
+    result["layers"] = gpkg.write(request.out, contents, ground.crs, request.metadata)
+    result["seconds"]["write"] = round(time.monotonic() - at, 3)
+    result["seconds"]["total"] = round(time.monotonic() - began, 3)
+    result["part_bytes"] = size
+    result["file_bytes"] = request.out.stat().st_size
+    result["peak_bytes"] = _peak()
+    for note in notes:
+        logger.warning("%s: %s", request.out, note)
+    return result
+
+
+def _peak() -> int:
+    """Return the largest resident size of this process so far, in bytes; 0 where the system does not say."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else used * 1024
+
+
+def _ground(request: VectorRequest) -> Ground:
+    with opened(request.mask) as dataset:
+        for band, kind in enumerate(dataset.dtypes, 1):
+            if kind != "uint8":
+                raise VectorError(f"{request.mask}: band {band} is {kind}; a class raster is uint8 with nodata 255")
+        crs = dataset.crs.to_wkt() if dataset.crs else None
+        ground = Ground(crs, tuple(dataset.transform)[:6], dataset.height, dataset.width)
+    if request.probability is not None:
+        with opened(request.probability) as dataset:
+            if dataset.shape != (ground.rows, ground.cols):
+                raise VectorError(
+                    f"{request.probability}: {dataset.height} x {dataset.width} pixels, but the mask has"
+                    f" {ground.rows} x {ground.cols}; give the probabilities of this mask"
+                )
+            if any(kind != "uint8" for kind in dataset.dtypes):
+                raise VectorError(f"{request.probability}: is {dataset.dtypes[0]}; probabilities are uint8, 254 for 1")
+    return ground
+
+
+METRES = ("min_area_m2", "min_hole_m2", "min_length_m")
+
+
+def check_metres(request: VectorRequest, ground: Ground) -> list[str]:
+    """Refuse options in metres that the user set for a raster without a CRS; returns notes on defaults left out.
+
+    Raises
+    ------
+    JobError
+        If there is one.
+    """
+    if ground.known:
+        return []
+    for name in ("buildings", "roads", "landcover"):
+        section = getattr(request.layers, name)
+        if section is None or isinstance(section, bool):
+            continue
+        given = [key for key in METRES if key in section.model_fields_set and getattr(section, key) > 0]
+        if given:
+            raise JobError(
+                f"vector.{name}.{given[0]}: {request.mask} has no coordinate system, so metres are unknown;"
+                f" leave it out or set it to 0, or give the raster its CRS (gdal_edit.py -a_srs EPSG:… FILE)"
+            )
+    return ["no coordinate system: areas, lengths and widths are NULL, nothing is left out by its size"]
+
+
+def _class(request: VectorRequest, layer: str, wanted: str, kind: Kind) -> ClassInfo:
+    for info in request.classes:
+        if (info.kind == kind) if wanted == "auto" else (info.name == wanted):
+            return info
+    names = ", ".join(c.name for c in request.classes)
+    what = f"no class of kind {kind.value}" if wanted == "auto" else f"no class named {wanted!r}"
+    raise JobError(f"vector.{layer}.class: {what}; classes are {names}")
+
+
+def _one_class(request: VectorRequest, info: ClassInfo) -> tuple[Plane, ProbabilityPlane | None]:
+    """Return the plane where one class is 1, and its probability."""
+    if request.multilabel:
+        plane = RasterPlane(request.mask, request.classes.index(info) + 1, table({1: 1}))
+    else:
+        plane = RasterPlane(request.mask, 1, table({info.code: 1}))
+    band = request.channels.get(info.code)
+    if request.probability is None or band is None:
+        return plane, None
+    return plane, ProbabilityPlane(request.probability, ((1, band),))
+
+
+Made = tuple[list[gpkg.LayerContent], dict[str, Any]]
+
+
+def _features(stage: polygons.Stage, finish: Finish, executor: Executor) -> tuple[Sequence[Path], dict[str, Any]]:
+    traced = polygons.polygonize(stage, executor)
+    paths, size = finish_all(stage, traced, finish, executor)
+    facts = {
+        "components": traced.components,
+        "driver_bytes_per_component": round(traced.driver_bytes / max(1, traced.components), 1),
+        "part_bytes": size + traced.part_bytes,
+    }
+    return paths, facts
+
+
+def _buildings(request: VectorRequest, executor: Executor, ground: Ground, grid: CellGrid, folder: str) -> Made:
+    section = request.layers.buildings
+    if not isinstance(section, Buildings):
+        return [], {}
+    info = _class(request, "buildings", section.class_, Kind.building)
+    plane, probability = _one_class(request, info)
+    stage = polygons.Stage(plane, probability, grid, folder, "buildings")
+    finish = FinishBuildings(
+        ground, info.name, section.min_area_m2, section.min_hole_m2, section.tolerance_px, probability is not None
+    )
+    paths, facts = _features(stage, finish, executor)
+    return [gpkg.LayerContent(BUILDINGS, partial(parts.merged, paths, BUILDINGS.arrow), [info])], facts
+
+
+def _roads(request: VectorRequest, executor: Executor, ground: Ground, grid: CellGrid, folder: str) -> Made:
+    section = request.layers.roads
+    if not isinstance(section, Roads):
+        return [], {}
+    info = _class(request, "roads", section.class_, Kind.road)
+    plane, probability = _one_class(request, info)
+    stage = skeleton.Stage(plane, probability, grid, folder, "roads")
+    made = roads(stage, executor, ground, section.min_length_m, section.tolerance_px)
+    facts: dict[str, Any] = {
+        "components": made.edges.num_rows,
+        "driver_bytes_per_component": round(made.driver_bytes / max(1, made.edges.num_rows), 1),
+    }
+    if made.inexact_cells:
+        facts["notes"] = [
+            f"road areas over {skeleton.WIDEST} px wide in {made.inexact_cells} cells:"
+            " centre lines there depend on the size of the cells"
+        ]
+    contents = [
+        gpkg.LayerContent(ROAD_EDGES, made.edge_batches, [info]),
+        gpkg.LayerContent(ROAD_NODES, made.node_batches, [info]),
+    ]
+    return contents, facts
+
+
+def _landcover(request: VectorRequest, executor: Executor, ground: Ground, grid: CellGrid, folder: str) -> Made:
+    section = request.layers.landcover
+    if not isinstance(section, Landcover):
+        return [], {}
+    if request.multilabel:
+        raise JobError("vector.landcover: classes of a multi-label mask overlap, so they are no land cover; leave it out")
+    values = _landcover_values(request.classes)
+    shown = [c for c in request.classes if values[c.code] == c.code]
+    if section.classes is not None:
+        unknown = sorted(set(section.classes) - {c.name for c in shown})
+        if unknown:
+            names = ", ".join(c.name for c in shown)
+            raise JobError(f"vector.landcover.classes: no class named {unknown[0]!r}; classes are {names}")
+        shown = [c for c in shown if c.name in section.classes]
+    plane: Plane = RasterPlane(request.mask, 1, table(values))
+    seconds: dict[str, Any] = {}
+    if ground.known and section.min_area_m2 > 0:
+        first = sieve.Stage(plane, grid, folder, "landcover-sieve")
+        seconds = sieve.sieve(first, executor, ground, section.min_area_m2)
+        plane = first.result
+    bands = tuple((c.code, request.channels[c.code]) for c in request.classes if c.code in request.channels)
+    probability = ProbabilityPlane(request.probability, bands) if request.probability is not None and bands else None
+    stage = polygons.Stage(plane, probability, grid, folder, "landcover", junctions=True)
+    finish = FinishLandcover(
+        ground, tuple((c.code, c.name) for c in shown), section.tolerance_px, probability is not None
+    )
+    paths, facts = _features(stage, finish, executor)
+    if seconds:
+        facts["components"] = seconds["components"]
+        facts["driver_bytes_per_component"] = round(seconds["driver_bytes"] / max(1, seconds["components"]), 1)
+        facts["part_bytes"] += seconds["part_bytes"]
+    return [gpkg.LayerContent(LANDCOVER, partial(parts.merged, paths, LANDCOVER.arrow), shown)], facts
+
+
+def _landcover_values(classes: Sequence[ClassInfo]) -> dict[int, int]:
+    """Return what each code counts as: contact pixels are building."""
+    building = next((c.code for c in classes if c.kind == Kind.building), None)
+    return {
+        c.code: building if c.kind == Kind.contact and building is not None else c.code for c in classes
+    }
