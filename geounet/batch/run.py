@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from geounet.atomic import write_text
 from geounet.batch.lock import locked
 from geounet.batch.scenes import find_scenes
 from geounet.config.job import Job
-from geounet.engine.cluster import connect
+from geounet.engine.cluster import Layout, connect
 from geounet.engine.manifest import FORMAT
 from geounet.engine.plan import check_model, versions
 from geounet.engine.pool import InlinePool, Pool
@@ -112,7 +115,10 @@ def run(job: Job, client: Any = None, progress: Progress | None = None) -> RunRe
     started, clock = datetime.now(UTC), time.monotonic()
     progress = progress or Silent()
     runs = scene_runs(job)
-    with locked(work_folder(job)):
+    with locked(work_folder(job)), ExitStack() as stack:
+        cluster = _Cluster(job, client, stack)
+        if not all((scene.folder / "manifest.json").exists() for scene in runs):
+            cluster.start()
         entries: dict[int, dict[str, Any]] = {}
         todo: list[tuple[int, SceneRun]] = []
         for index, scene in enumerate(runs):
@@ -129,11 +135,11 @@ def run(job: Job, client: Any = None, progress: Progress | None = None) -> RunRe
                 logger.info("%s: already done", scene.spec.name)
                 entries[index] = _entry(scene, done)
         if todo:
-            with connect(job.cluster, job.predict.device, client) as (cluster, layout):
-                pool = Pool(cluster, wait_s=job.cluster.wait_s)
-                for index, scene in todo:
-                    scene.pool, scene.layout, scene.progress = pool, layout, progress
-                    entries[index] = _run_one(scene)
+            connected, layout = cluster.get()
+            pool = Pool(connected, wait_s=job.cluster.wait_s)
+            for index, scene in todo:
+                scene.pool, scene.layout, scene.progress = pool, layout, progress
+                entries[index] = _run_one(scene)
         ordered = [entries[index] for index in range(len(runs))]
         exit_code = _exit_code(ordered)
         manifest = {
@@ -150,6 +156,37 @@ def run(job: Job, client: Any = None, progress: Progress | None = None) -> RunRe
         if todo or not (out / "manifest.json").exists():
             _write(out, manifest)
     return RunResult(exit_code, manifest, out)
+
+
+class _Cluster:
+    """The cluster of a run, started beside the checks of the scenes: both take a second or two."""
+
+    def __init__(self, job: Job, client: Any, stack: ExitStack) -> None:
+        self._context = connect(job.cluster, job.predict.device, client)
+        self._stack = stack
+        self._starting: Future[Any] | None = None
+
+    def start(self) -> None:
+        """Begin to connect."""
+        pool = self._stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="geounet-cluster"))
+        self._starting = pool.submit(self._context.__enter__)
+        self._stack.push(self._leave)
+
+    def get(self) -> tuple[Any, Layout | None]:
+        """Return client and layout once connected."""
+        if self._starting is None:
+            self.start()
+        assert self._starting is not None
+        connected: tuple[Any, Layout | None] = self._starting.result()
+        return connected
+
+    def _leave(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        assert self._starting is not None
+        if self._starting.exception() is not None:
+            return None  # told by `get`, or something else went wrong before
+        return self._context.__exit__(kind, error, trace)
 
 
 def _run_one(scene: SceneRun) -> dict[str, Any]:

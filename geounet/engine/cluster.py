@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import re
@@ -135,7 +136,20 @@ def connect(cluster: Cluster, device: str, client: Any = None) -> Iterator[tuple
     layout = local_layout(cluster, device)
     with dask.config.set(CONFIG), _local(layout) as running, Client(running, set_as_default=False) as own:
         _await_worker(own, cluster.wait_s)
+        warming = own.map(_warm, range(layout.workers), pure=False)
         yield own, layout
+        own.cancel(warming)
+        own.run(_leave_at_once, on_error="ignore")
+
+
+def _warm(_: int) -> None:
+    """Import what every task needs, while the driver still reads headers."""
+    import geounet.models.predictor  # noqa: F401 - the import is the work
+
+
+def _leave_at_once() -> None:
+    """Let the process end without taking torch apart, which takes seconds and saves nothing."""
+    atexit.register(os._exit, 0)
 
 
 def _await_worker(client: Any, seconds: int) -> None:

@@ -82,19 +82,10 @@ def measure(plan: Plan) -> tuple[int, float]:
 
     from geounet.models.batch import estimate_memory
     from geounet.models.bundle import load_bundle
-    from geounet.models.predictor import get_predictor
+    from geounet.predict.infer import predictor_of
 
     recipe = plan.recipe
-    predictor = get_predictor(
-        recipe.model,
-        recipe.model_sha256,
-        recipe.device,
-        recipe.precision,
-        recipe.tta,
-        recipe.tile,
-        recipe.batch,
-        recipe.threads,
-    )
+    predictor = predictor_of(recipe)
     tiles: Any = np.zeros((recipe.batch, len(plan.card.input.bands), recipe.tile, recipe.tile), np.float32)
     predictor.quantised(tiles)
     started = time.perf_counter()

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,6 @@ from geounet.config.card import Card
 from geounet.grid.blocks import Block, BlockId
 from geounet.grid.weights import TOTAL
 from geounet.models.bundle import load_bundle
-from geounet.models.predictor import Predictor, get_predictor
 from geounet.predict.blend import Band
 from geounet.predict.borders import write_borders
 from geounet.predict.decide import FINE_NODATA, add_counts, count_codes, decide, fine, stored
@@ -24,6 +23,25 @@ from geounet.predict.recipe import Recipe
 from geounet.predict.source import TileRow, tile_rows
 from geounet.raster.slabs import SlabWriter
 from geounet.types import NODATA, Rect
+
+if TYPE_CHECKING:
+    from geounet.models.predictor import Predictor
+
+
+def predictor_of(recipe: Recipe) -> Predictor:
+    """Return this process's predictor; torch is imported here, since drivers import this module and need none."""
+    from geounet.models.predictor import get_predictor
+
+    return get_predictor(
+        recipe.model,
+        recipe.model_sha256,
+        recipe.device,
+        recipe.precision,
+        recipe.tta,
+        recipe.tile,
+        recipe.batch,
+        recipe.threads or None,
+    )
 
 
 class PieceWriter:
@@ -141,16 +159,7 @@ def infer_block(recipe: Recipe, block_id: BlockId) -> dict[str, Any]:
     started = time.perf_counter()
     block = recipe.blocks.block(block_id)
     card = load_bundle(recipe.model).card
-    predictor = get_predictor(
-        recipe.model,
-        recipe.model_sha256,
-        recipe.device,
-        recipe.precision,
-        recipe.tta,
-        recipe.tile,
-        recipe.batch,
-        recipe.threads,
-    )
+    predictor = predictor_of(recipe)
     loaded = time.perf_counter()
     seconds = {"load": loaded - started, "read": 0.0, "network": 0.0, "blend": 0.0}
     tiles = 0

@@ -102,4 +102,4 @@ def use_network(monkeypatch: pytest.MonkeyPatch, network: LocalNetwork, folder: 
     bundle = Bundle(folder, network.card, "0" * 64)
     for module in ("infer", "seal", "regrid", "stitch"):
         monkeypatch.setattr(f"geounet.predict.{module}.load_bundle", lambda _: bundle)
-    monkeypatch.setattr("geounet.predict.infer.get_predictor", lambda *_: network)
+    monkeypatch.setattr("geounet.predict.infer.predictor_of", lambda *_: network)
