@@ -1,8 +1,8 @@
 """Lengths and areas on the ground: on the ellipsoid of the CRS, whatever its projection and units.
 
-Areas are those of polygons on the authalic sphere with great circles for edges (spherical excess, Todhunter 1886, §103);
-for edges below 2 km they agree with geodesic areas (Karney 2013) to about 1e-8. Longer edges are divided, because what is
-meant are the straight lines of the CRS.
+Areas are those of polygons on the authalic sphere with great circles for edges (spherical excess, Todhunter 1886,
+§103); for edges below 2 km they agree with geodesic areas (Karney 2013) to about 1e-8. Longer edges are divided,
+because what is meant are the straight lines of the CRS.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class Ground:
         return divided, starts[offsets]
 
     def lengths(self, coords: npt.NDArray[Any], offsets: I64, *, closed: bool = False) -> F64:
-        """Return the length in metres of each line in pixel coordinates; of rings, that are not closed, with `closed`."""
+        """Return the length in metres of lines in pixel coordinates; `closed`: of rings that do not repeat a vertex."""
         if len(offsets) < 2:
             return np.empty(0)
         points, offsets = self._divided(coords, offsets, closed=closed)

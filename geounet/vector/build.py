@@ -241,10 +241,8 @@ def _roads(request: VectorRequest, executor: Executor, ground: Ground, grid: Cel
         "driver_bytes_per_component": round(made.driver_bytes / max(1, made.edges.num_rows), 1),
     }
     if made.inexact_cells:
-        facts["notes"] = [
-            f"road areas over {skeleton.WIDEST} px wide in {made.inexact_cells} cells:"
-            " centre lines there depend on the size of the cells"
-        ]
+        where = f"road areas over {skeleton.WIDEST} px wide in {made.inexact_cells} cells"
+        facts["notes"] = [f"{where}: centre lines there depend on the size of the cells"]
     contents = [
         gpkg.LayerContent(ROAD_EDGES, made.edge_batches, [info]),
         gpkg.LayerContent(ROAD_NODES, made.node_batches, [info]),
@@ -257,7 +255,7 @@ def _landcover(request: VectorRequest, executor: Executor, ground: Ground, grid:
     if not isinstance(section, Landcover):
         return [], {}
     if request.multilabel:
-        raise JobError("vector.landcover: classes of a multi-label mask overlap, so they are no land cover; leave it out")
+        raise JobError("vector.landcover: classes of a multi-label mask overlap and are no land cover; leave it out")
     values = _landcover_values(request.classes)
     shown = [c for c in request.classes if values[c.code] == c.code]
     if section.classes is not None:
@@ -289,6 +287,4 @@ def _landcover(request: VectorRequest, executor: Executor, ground: Ground, grid:
 def _landcover_values(classes: Sequence[ClassInfo]) -> dict[int, int]:
     """Return what each code counts as: contact pixels are building."""
     building = next((c.code for c in classes if c.kind == Kind.building), None)
-    return {
-        c.code: building if c.kind == Kind.contact and building is not None else c.code for c in classes
-    }
+    return {c.code: building if c.kind == Kind.contact and building is not None else c.code for c in classes}

@@ -10,7 +10,7 @@ import shapely
 
 from geounet.vector.attributes import F64, Ground
 from geounet.vector.confidence import mean
-from geounet.vector.features import areas, chosen_rings, from_shapely, nullable, perimeters, to_shapely, wkb
+from geounet.vector.features import areas, from_shapely, nullable, perimeters, to_shapely, wkb
 from geounet.vector.polygons import Polygons, Stage, gather
 from geounet.vector.schema import BUILDINGS
 from geounet.vector.trace import I64, Bools
@@ -33,8 +33,9 @@ class FinishBuildings:
     def __call__(self, stage: Stage, polygons: Polygons) -> pa.Table:
         """Return the features of polygons."""
         del stage
-        coords, _, rings, shells = chosen_rings(polygons, np.arange(len(polygons)))
-        coords, rings, shells = self._without_small_holes(coords, rings, shells)
+        coords, rings, shells = self._without_small_holes(
+            polygons.coords.astype(np.float64), polygons.rings, polygons.shells
+        )
         kept = np.arange(len(polygons))
         if self.ground.known and self.min_area_m2 > 0:
             kept = np.flatnonzero(areas(self.ground, coords, rings, shells) >= self.min_area_m2)

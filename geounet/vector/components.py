@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
-from skimage.measure import label as label_image
+from skimage import measure
 
 from geounet.types import NODATA, Rect
 from geounet.vector.cells import CellGrid
@@ -46,7 +46,8 @@ def label_cell(values: U8, rect: Rect, raster_cols: int) -> Labels:
     raster_cols
         Width of the raster.
     """
-    image = label_image(values, background=NODATA, connectivity=1).astype(np.int32)
+    label: Any = measure.label
+    image: I32 = label(values, background=NODATA, connectivity=1).astype(np.int32)
     flat = image.ravel()
     highest = np.maximum.accumulate(flat)
     firsts = np.flatnonzero(np.diff(highest, prepend=0))
@@ -147,7 +148,8 @@ class Fragments:
 def unite(count: int, a: I64, b: I64) -> I64:
     """Return for each of `count` things the number of its set, given pairs that belong together."""
     graph = csr_array((np.ones(len(a), np.int8), (a, b)), shape=(count, count))
-    return connected_components(graph, directed=False)[1].astype(np.int64)
+    found: I64 = connected_components(graph, directed=False)[1].astype(np.int64)
+    return found
 
 
 def sum_by(group: I64, groups: int, values: npt.NDArray[Any]) -> I64:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyogrio
 
+from geounet.atomic import temporary_beside
 from geounet.config.card import ClassInfo
 from geounet.errors import VectorError
 from geounet.vector.schema import GEOMETRY, Layer
@@ -44,9 +45,7 @@ class LayerContent:
     classes: Sequence[ClassInfo]
 
 
-def write(
-    out: Path, layers: Sequence[LayerContent], crs: str | None, metadata: dict[str, str]
-) -> dict[str, int]:
+def write(out: Path, layers: Sequence[LayerContent], crs: str | None, metadata: dict[str, str]) -> dict[str, int]:
     """Write a GeoPackage; returns the number of features of each layer.
 
     Parameters
@@ -58,14 +57,14 @@ def write(
     crs
         WKT or authority code; none: undefined Cartesian.
     metadata
-        Of the file and each layer. `date` (ISO 8601) is also the time stamp of what is in the file.
+        Of each layer. `date` (ISO 8601) is also the time stamp of what is in the file.
 
     Raises
     ------
     VectorError
         If the folder cannot be written to.
     """
-    temporary = out.with_name(f"{out.name}.tmp-{os.getpid()}.gpkg")
+    temporary = temporary_beside(out.with_suffix(".gpkg"))
     stamp = _stamp(metadata.get("date"))
     counts: dict[str, int] = {}
     try:
@@ -127,7 +126,6 @@ def _write_layer(path: Path, content: LayerContent, crs: str | None, metadata: d
         geometry_type=layer.geometry,
         crs=crs,
         append=False,
-        dataset_metadata=metadata or None,
         layer_metadata=metadata or None,
         dataset_options={"VERSION": VERSION},
         layer_options={"GEOMETRY_NAME": GEOMETRY, "DESCRIPTION": layer.title, "SPATIAL_INDEX": "YES"},
@@ -145,10 +143,7 @@ def _write_styles(path: Path, layers: Sequence[LayerContent], stamp: str) -> Non
                 "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, styleName,"
                 " styleQML, styleSLD, useAsDefault, description, owner, update_time)"
                 " VALUES ('', '', ?, ?, ?, ?, '', 1, ?, '', ?)",
-                [
-                    (c.layer.name, GEOMETRY, c.layer.name, qml(c.layer, c.classes), c.layer.title, stamp)
-                    for c in layers
-                ],
+                [(c.layer.name, GEOMETRY, c.layer.name, qml(c.layer, c.classes), c.layer.title, stamp) for c in layers],
             )
             connection.execute(
                 "INSERT INTO gpkg_contents (table_name, data_type, identifier, description, last_change)"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from geounet.atomic import atomic
 from geounet.errors import PartError
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -22,21 +22,17 @@ BATCH = 50_000
 """Features of a batch that goes to the GeoPackage."""
 
 
-def replace_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Write `content` under a temporary name beside `path`, flush it to disk, and give it its name."""
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write a file that appears under its name when it is complete."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def save(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> int:
     """Write arrays as an uncompressed `.npz`; returns its size in bytes."""
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
-    replace_atomically(path, buffer.getbuffer())
+    write_bytes(path, buffer.getbuffer())
     return buffer.tell()
 
 
@@ -59,7 +55,7 @@ def save_array(path: Path, array: npt.NDArray[Any]) -> int:
     """Write one array as `.npy`, which can be read in windows; returns its size in bytes."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
-    replace_atomically(path, buffer.getbuffer())
+    write_bytes(path, buffer.getbuffer())
     return buffer.tell()
 
 
@@ -70,7 +66,7 @@ def save_table(path: Path, features: pa.Table) -> int:
         # One batch, so that rows can be taken from it without joining chunks.
         writer.write_table(features.combine_chunks(), max_chunksize=max(1, features.num_rows))
     buffer = sink.getvalue()
-    replace_atomically(path, memoryview(buffer))
+    write_bytes(path, memoryview(buffer))
     return int(buffer.size)
 
 

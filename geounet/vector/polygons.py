@@ -1,9 +1,9 @@
 """Exact polygons of a raster larger than memory.
 
-1. `trace_cell`, a task for each cell: components that do not touch the cell's edge are finished; of the others it hands
-   over fragments and chains of vertices.
-2. `plan`, in the driver: unites fragments by union-find, links chains to rings, and writes plans: which chains, in which
-   order, make the components that cross cells. Geometry stays in the files.
+1. `trace_cell`, a task for each cell: components that do not touch the cell's edge are finished; of the others it
+   hands over fragments and chains of vertices.
+2. `plan`, in the driver: unites fragments by union-find, links chains to rings, and writes plans: which chains, in
+   which order, make the components that cross cells. Geometry stays in the files.
 3. `assemble`, a task for each plan: puts the chains together.
 
 The polygons equal those of the whole raster in one piece, whatever the cell: integer pixel coordinates, 4-connected,
@@ -106,10 +106,8 @@ def trace_cell(task: tuple[Stage, int]) -> dict[str, int]:
     return {"index": index, "components": int(sizes[0]), "fragments": int(sizes[1]), "bytes": path.stat().st_size}
 
 
-def _cell_arrays(
-    stage: Stage, halo: U8, labels: Labels, total: I64, counted: I64, pieces: Pieces
-) -> dict[str, Any]:
-    table = {
+def _cell_arrays(stage: Stage, halo: U8, labels: Labels, total: I64, counted: I64, pieces: Pieces) -> dict[str, Any]:
+    table: parts.Arrays = {
         "first": labels.first, "value": labels.value, "count": labels.count, "total": total, "counted": counted
     }  # fmt: skip
     crossing = labels.touches[1:]
@@ -246,11 +244,12 @@ def plan(stage: Stage) -> tuple[int, int, int]:
     order, offsets, closed = chain_order(following, start, owner)
     if not closed.all():
         raise AssertionError("an outline does not close")
-    cells, index, size = (np.concatenate(c) for c in (cell_of, index_of, sizes))
+    cells, index_in, size = (np.concatenate(c) for c in (cell_of, index_of, sizes))
     ring_owner = owner[order[offsets[:-1]]]
     vertices = np.zeros(groups, dtype=np.int64)
     np.add.at(vertices, owner, size)
-    held = sum(c.nbytes for c in (start, end, same, other_pixel, owner, other, by_start, following, order, cells, index))
+    linking = (start, end, same, other_pixel, owner, other, by_start, following, order, cells, index_in, size)
+    held = sum(int(c.nbytes) for c in linking)
     held += sum(c.nbytes for c in table.values()) + component.nbytes + a.nbytes + b.nbytes
 
     # Components in order of their first pixel, as many to a plan as fit.
@@ -265,7 +264,7 @@ def plan(stage: Stage) -> tuple[int, int, int]:
             path,
             {
                 "cell": cells[chosen],
-                "piece": index[chosen],
+                "piece": index_in[chosen],
                 "size": size[chosen],
                 "offsets": offsets[r0 : r1 + 1] - offsets[r0],
                 "component": ring_owner[r0:r1] - low,
@@ -304,9 +303,7 @@ def assemble(stage: Stage, index: int) -> Polygons:
     return polygons
 
 
-def _without_straight(
-    coords: I32, junction: Bools, rings: I64, *, keep_junctions: bool
-) -> tuple[I32, Bools, I64]:
+def _without_straight(coords: I32, junction: Bools, rings: I64, *, keep_junctions: bool) -> tuple[I32, Bools, I64]:
     """Drop the vertices where an outline goes straight on from one cell into the next."""
     after = np.arange(1, len(coords) + 1)
     after[rings[1:] - 1] = rings[:-1]
@@ -319,9 +316,7 @@ def _without_straight(
     return coords[~straight], junction[~straight], kept[rings]
 
 
-def _canonical(
-    coords: I32, junction: Bools, rings: I64, owner: I64, raster_cols: int
-) -> tuple[I32, Bools, I64, I64]:
+def _canonical(coords: I32, junction: Bools, rings: I64, owner: I64, raster_cols: int) -> tuple[I32, Bools, I64, I64]:
     """Start each ring at its first vertex in raster order, and order the rings of a component by it: shell first."""
     rank = coords[:, 1].astype(np.int64) * (raster_cols + 1) + coords[:, 0]
     least = np.minimum.reduceat(rank, rings[:-1])
@@ -330,7 +325,9 @@ def _canonical(
     order = np.lexsort((least, owner))
     elements, offsets = gather(rings, order)
     begin = np.repeat(rings[order], sizes[order])
-    elements = begin + (elements - begin + np.repeat(shift[order], sizes[order])) % np.repeat(sizes[order], sizes[order])
+    elements = begin + (elements - begin + np.repeat(shift[order], sizes[order])) % np.repeat(
+        sizes[order], sizes[order]
+    )
     return coords[elements], junction[elements], offsets, owner[order]
 
 
@@ -358,4 +355,3 @@ def all_polygons(stage: Stage, traced: Traced) -> Iterator[Polygons]:
         yield polygons_of(stage, "cell", index)
     for index in range(traced.plans):
         yield polygons_of(stage, "plan", index)
-

@@ -25,8 +25,8 @@ class VectorRequest:
     Attributes
     ----------
     mask
-        Class raster that GDAL reads: one uint8 band of class codes with nodata 255, or (multi-label) a band of 0, 1, 255
-        for each class, in the order of `classes`.
+        Class raster that GDAL reads: one uint8 band of class codes with nodata 255, or (multi-label) a band of 0, 1,
+        255 for each class, in the order of `classes`.
     probability
         Raster of the same grid with uint8 bands `round(254 * p)`, 255 nodata; none: no confidences.
     classes

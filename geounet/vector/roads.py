@@ -59,7 +59,9 @@ def roads(stage: Stage, executor: Executor, ground: Ground, min_length_m: float,
     """
     Path(stage.folder).mkdir(parents=True, exist_ok=True)
     inexact = 0
-    for receipt in executor.map(thin_cell, [(stage, i) for i in range(stage.grid.count)], f"{stage.name}: centre lines"):
+    for receipt in executor.map(
+        thin_cell, [(stage, i) for i in range(stage.grid.count)], f"{stage.name}: centre lines"
+    ):
         inexact += 1 - receipt["exact"]
     names = ["pixel", "squared", "stored", "offsets"]
     lines = joined([Lines(**parts.load(stage.path(i), names)) for i in range(stage.grid.count)])
@@ -83,7 +85,7 @@ def centre_lines(network: Network, cols: int, tolerance: float) -> tuple[F64, I6
     loop = network.start == network.end
     flat = loop & (shapely.get_num_coordinates(simple) < 4)
     _, coords, (offsets,) = shapely.to_ragged_array(np.where(flat, raw, simple))
-    return coords, offsets
+    return coords, np.asarray(offsets, dtype=np.int64)
 
 
 def _edges(network: Network, stage: Stage, ground: Ground, tolerance: float) -> pa.Table:

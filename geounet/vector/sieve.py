@@ -79,9 +79,7 @@ def measure_cell(task: tuple[Stage, int]) -> int:
         for one, two in ((image[:, :-1], image[:, 1:]), (image[:-1], image[1:])):
             differ = (one != two) & (one > 0) & (two > 0)
             met.append((one[differ], two[differ]))
-        low, high, length = adjacency(
-            np.concatenate([m[0] for m in met]) - 1, np.concatenate([m[1] for m in met]) - 1
-        )
+        low, high, length = adjacency(np.concatenate([m[0] for m in met]) - 1, np.concatenate([m[1] for m in met]) - 1)
         renumber = np.arange(-1, count, dtype=np.int32)
         parts.save(
             path,
@@ -136,7 +134,7 @@ def _decide(stage: Stage, ground: Ground, min_area_m2: float) -> dict[str, int]:
     number = np.empty(groups, dtype=np.int64)
     number[order] = np.arange(groups)
     component = number[component]  # numbered by first pixel: the number is the rank
-    summed = [sum_by(component, groups, table[name]) for name in SUMS]
+    count, sum_x, sum_y = (sum_by(component, groups, table[name]) for name in SUMS)
     value = np.empty(groups, dtype=np.uint8)
     value[component] = values
     across = adjacency(component[a[~equal]], component[b[~equal]])
@@ -144,7 +142,7 @@ def _decide(stage: Stage, ground: Ground, min_area_m2: float) -> dict[str, int]:
     two = np.concatenate([component[np.concatenate(high)], across[1]])
     weight = np.concatenate([*length, across[2]])
     held = one.nbytes * 3 + component.nbytes * 2 + sum(c.nbytes for c in table.values()) + groups * 64
-    joined, rounds = join_small(value, *summed, one, two, weight, ground, min_area_m2)
+    joined, rounds = join_small(value, count, sum_x, sum_y, one, two, weight, ground, min_area_m2)
     result = value[joined][component]
     for index in range(grid.count):
         parts.save_array(

@@ -1,9 +1,9 @@
 """Simplification of shared borders that keeps a coverage a coverage, each border by itself.
 
 Borders run between junctions (vertices where three or more meet), which stay. Vertices go in rounds, smallest triangle
-with both neighbours first (Visvalingam & Whyatt 1993), as long as its area is below `tolerance ** 2`. A vertex may go only
-if the closed triangle holds no vertex of the *original* borders but those this border has already lost between the two
-neighbours. That makes borders independent: no edge can enter such a triangle without a vertex in it, so simplified
+with both neighbours first (Visvalingam & Whyatt 1993), as long as its area is below `tolerance ** 2`. A vertex may go
+only if the closed triangle holds no vertex of the *original* borders but those this border has already lost between the
+two neighbours. That makes borders independent: no edge can enter such a triangle without a vertex in it, so simplified
 borders cross neither each other nor themselves, in whatever order they are done, and the polygons on both sides of a
 border compute the same line. Nothing depends on direction, start, or other borders' results; hence not on cells.
 """
@@ -85,7 +85,7 @@ def simplify(coords: I32, junction: Bools, rings: I64, tolerance: float, occupie
     before[after] = np.arange(count)
     size_of = np.repeat(np.diff(rings), np.diff(rings))
     start_of = np.repeat(rings[:-1], np.diff(rings))
-    # A border is the vertices between two pins; the last one of them stays, so that no two borders collapse to one chord.
+    # A border is the vertices between two pins; its last one stays, so that no two borders collapse to one chord.
     border = np.cumsum(pinned)
     sizes = np.diff(rings)
     ahead_of_first = border == np.repeat(border[rings[:-1]] - pinned[rings[:-1]], sizes)
@@ -120,9 +120,7 @@ def simplify(coords: I32, junction: Bools, rings: I64, tolerance: float, occupie
         fresh = fresh[~pinned[fresh]]
 
 
-def _blocked(
-    at: I64, x: I64, y: I64, before: I64, after: I64, start: I64, size: I64, occupied: Occupied
-) -> Bools:
+def _blocked(at: I64, x: I64, y: I64, before: I64, after: I64, start: I64, size: I64, occupied: Occupied) -> Bools:
     """Whether other vertices of original borders lie in the triangles of vertices `at` with their neighbours."""
     a, c = before[at], after[at]
     low_x, high_x = np.minimum(np.minimum(x[a], x[at]), x[c]), np.maximum(np.maximum(x[a], x[at]), x[c])
@@ -142,6 +140,8 @@ def _blocked(
         first, length = a[some] - start[some_at := at[some]], (c[some] - a[some]) % size[some_at]
         owner, step = _ragged(np.ones_like(length), length)
         own = start[some_at][owner] + (first[owner] + step) % size[some_at][owner]
-        mine = np.bincount(owner, weights=_within(x[own], y[own], tuple(v[owner] for v in triangle)), minlength=len(some))
+        mine = np.bincount(
+            owner, weights=_within(x[own], y[own], tuple(v[owner] for v in triangle)), minlength=len(some)
+        )
         blocked[some] = found != mine + 2
     return blocked

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import distance_transform_cdt, distance_transform_edt
-from skimage.morphology import skeletonize
+from skimage import morphology
 
 from geounet.types import NODATA, Rect
 from geounet.vector import parts
@@ -103,13 +104,21 @@ def window(plane: Plane, rect: Rect, grid: CellGrid) -> tuple[Bools, Rect, bool]
         border = min(max(2 * half + 4, 2 * border), WIDEST)
 
 
+def thin(mask: Bools) -> Bools:
+    """Return the centre lines of a mask, one pixel wide (Zhang & Suen 1984); beyond its edge there is nothing."""
+    skeletonize: Any = morphology.skeletonize
+    lines: Bools = skeletonize(mask)
+    return lines
+
+
 def squared_distances(mask: Bools) -> I64:
     """Return squared Euclidean distances in pixels to the nearest pixel outside of `mask`."""
     if mask.all():
         return np.full(mask.shape, max(mask.shape) ** 2, dtype=np.int64)
-    nearest = distance_transform_edt(mask, return_distances=False, return_indices=True)
-    rows, cols = np.indices(mask.shape, sparse=True)
-    return (nearest[0].astype(np.int64) - rows) ** 2 + (nearest[1].astype(np.int64) - cols) ** 2
+    nearest = np.asarray(distance_transform_edt(mask, return_distances=False, return_indices=True))
+    rows, cols = np.arange(mask.shape[0])[:, None], np.arange(mask.shape[1])[None, :]
+    squared: I64 = (nearest[0].astype(np.int64) - rows) ** 2 + (nearest[1].astype(np.int64) - cols) ** 2
+    return squared
 
 
 def thin_cell(task: tuple[Stage, int]) -> dict[str, int]:
@@ -124,7 +133,7 @@ def thin_cell(task: tuple[Stage, int]) -> dict[str, int]:
         skeleton = np.zeros(around.shape, dtype=np.bool_)
         squared = np.zeros(around.shape, dtype=np.int64)
         if mask.any():
-            skeleton[inner.slices_in(around)] = skeletonize(mask)[inner.slices_in(outer)]
+            skeleton[inner.slices_in(around)] = thin(mask)[inner.slices_in(outer)]
             squared[inner.slices_in(around)] = squared_distances(mask)[inner.slices_in(outer)]
         stored = np.full(around.shape, NODATA, dtype=np.uint8)
         if stage.probability is not None and skeleton.any():
@@ -223,7 +232,9 @@ def linked_paths(start: I64, end: I64, passing: Bools, rank: I64) -> tuple[I64, 
     # A path through a node leaves by the link that it did not come by.
     one, two = by_tail[np.minimum(low, 2 * count - 1)], by_tail[np.minimum(low + 1, 2 * count - 1)]
     following = np.where(passing[head], np.where(one == other, two, one), -1)
-    order, offsets, closed = chain_order(following, 2 * rank[tail] + (np.arange(2 * count) >= count), np.zeros_like(tail))
+    order, offsets, closed = chain_order(
+        following, 2 * rank[tail] + (np.arange(2 * count) >= count), np.zeros_like(tail)
+    )
     # Both directions of a path hold the same links: the one whose lowest link comes forward is kept. A link of which
     # both directions are in one path does not exist, as paths do not turn round.
     path = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
@@ -247,8 +258,8 @@ def _contracted(start: I64, end: I64, passing: Bools, rank: I64) -> tuple[I64, I
 def joined(lines: list[Lines]) -> Lines:
     """Put the paths of cells together: at pixels where exactly two ends meet they are one path.
 
-    Paths then run from their lower end to the higher; loops from their node, or their lowest pixel where they have none,
-    towards the lower of both neighbours.
+    Paths then run from their lower end to the higher; loops from their node, or their lowest pixel where they have
+    none, towards the lower of both neighbours.
     """
     lines = [item for item in lines if len(item.offsets) > 1]
     if not lines:

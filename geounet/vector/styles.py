@@ -25,10 +25,12 @@ def _symbol(kind: str, name: str, layers: Sequence[tuple[str, dict[str, str]]]) 
     parts = []
     for index, (symbol, options) in enumerate(layers):
         # Option is what QGIS reads from 3.26 on, prop what it read before.
-        option = "".join(f"<Option name={quoteattr(k)} value={quoteattr(v)} type=\"QString\"/>" for k, v in options.items())
-        prop = "".join(f"<prop k={quoteattr(k)} v={quoteattr(v)}/>" for k, v in options.items())
+        quoted = [(quoteattr(key), quoteattr(value)) for key, value in options.items()]
+        option = "".join(f'<Option name={key} value={value} type="QString"/>' for key, value in quoted)
+        prop = "".join(f"<prop k={key} v={value}/>" for key, value in quoted)
         parts.append(
-            f'<layer class="{symbol}" enabled="1" locked="0" pass="{index}"><Option type="Map">{option}</Option>{prop}</layer>'
+            f'<layer class="{symbol}" enabled="1" locked="0" pass="{index}">'
+            f'<Option type="Map">{option}</Option>{prop}</layer>'
         )
     return (
         f'<symbol type="{kind}" name={quoteattr(name)} alpha="1" clip_to_extent="1" force_rhr="0">'
@@ -67,7 +69,8 @@ def _line(name: str, rgb: tuple[int, int, int], width: float) -> str:
 def _document(layer: Layer, renderer: str) -> str:
     columns = [("fid", "")] + [(c.name, c.alias) for c in layer.columns]
     aliases = "".join(
-        f'<alias index="{i}" field={quoteattr(name)} name={quoteattr(alias)}/>' for i, (name, alias) in enumerate(columns)
+        f'<alias index="{i}" field={quoteattr(name)} name={quoteattr(alias)}/>'
+        for i, (name, alias) in enumerate(columns)
     )
     return (
         "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
@@ -76,10 +79,16 @@ def _document(layer: Layer, renderer: str) -> str:
     )
 
 
+def _single(symbol: str) -> str:
+    return f'<renderer-v2 type="singleSymbol" symbollevels="0"><symbols>{symbol}</symbols></renderer-v2>'
+
+
 def _buildings(classes: Sequence[ClassInfo]) -> str:
     rgb = next((c.rgb for c in classes if c.kind == "building"), classes[0].rgb if classes else (230, 25, 75))
     symbol = _fill("0", rgb, 150, _darker(rgb, 0.5), 0.2)
-    return f'<renderer-v2 type="singleSymbol" symbollevels="0" forceraster="0"><symbols>{symbol}</symbols></renderer-v2>'
+    return (
+        f'<renderer-v2 type="singleSymbol" symbollevels="0" forceraster="0"><symbols>{symbol}</symbols></renderer-v2>'
+    )
 
 
 def _roads(classes: Sequence[ClassInfo]) -> str:
@@ -110,7 +119,9 @@ def _nodes(classes: Sequence[ClassInfo]) -> str:
         "size_unit": "MM",
     }
     symbol = _symbol("marker", "0", [("SimpleMarker", options)])
-    return f'<renderer-v2 type="singleSymbol" symbollevels="0" forceraster="0"><symbols>{symbol}</symbols></renderer-v2>'
+    return (
+        f'<renderer-v2 type="singleSymbol" symbollevels="0" forceraster="0"><symbols>{symbol}</symbols></renderer-v2>'
+    )
 
 
 def _landcover(classes: Sequence[ClassInfo]) -> str:

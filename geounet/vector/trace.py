@@ -1,9 +1,9 @@
 """Outlines of the components in one cell, as rings where they close and as chains where they leave the cell.
 
-A unit edge runs along one side of a pixel with the pixel on its right hand: top side east, right side south, bottom side
-west, left side north. At its end the two pixels ahead decide how the outline goes on: left if the one ahead on the left
-is of the same component, else straight on if the one ahead on the right is, else right. Going left where two pixels of
-one component meet only at a corner makes every ring simple: for 4-connected components the rings are those of a valid
+A unit edge runs along one side of a pixel with the pixel on its right hand: top side east, right side south, bottom
+side west, left side north. At its end the two pixels ahead decide how the outline goes on: left if the one ahead on the
+left is of the same component, else straight on if the one ahead on the right is, else right. Going left where two pixels
+of one component meet only at a corner makes every ring simple: for 4-connected components the rings are those of a valid
 polygon, which has one of clockwise sense (y down), its shell; all others are holes.
 """
 
@@ -99,9 +99,7 @@ def chain_order(following: I64, rank: I64, group: I64) -> tuple[I64, I64, Bools]
     successor[last[sequence[:-1]]] = first[sequence[1:]]
     successor[last[sequence[-1]]] = -1
     pointers = np.concatenate([[0], np.cumsum(successor >= 0)]).astype(np.int32)
-    path = csr_array(
-        (np.ones(count - 1), successor[successor >= 0].astype(np.int32), pointers), shape=(count, count)
-    )
+    path = csr_array((np.ones(count - 1), successor[successor >= 0].astype(np.int32), pointers), shape=(count, count))
     order = breadth_first_order(path, int(first[sequence[0]]), directed=True, return_predecessors=False)
     sizes = np.bincount(part, minlength=parts)[sequence]
     return order.astype(np.int64), np.concatenate([[0], np.cumsum(sizes)]), closed[sequence]
@@ -111,7 +109,8 @@ def corners(halo: U8) -> Bools:
     """Return which vertices `(rows - 1, cols - 1)` between the pixels of `halo` are on a border and not straight."""
     top, bottom = halo[:-1, :-1] != halo[:-1, 1:], halo[1:, :-1] != halo[1:, 1:]
     left, right = halo[:-1, :-1] != halo[1:, :-1], halo[:-1, 1:] != halo[1:, 1:]
-    return (top != bottom) | (left != right) | (top & left)
+    bent: Bools = (top != bottom) | (left != right) | (top & left)
+    return bent
 
 
 def _runs(halo: U8, side: int, junctions: bool) -> tuple[I64, I64, I64, I64]:
@@ -238,7 +237,5 @@ def trace(halo: U8, labels: I32, touches: Bools, rect: Rect, raster_cols: int, *
         end=np.where(closed, start, end),
         same=same,
         other=np.where(open_inside[tail], other[tail], -1).astype(np.int32),
-        other_pixel=np.where(
-            open_outside[tail], (left_y + rect.y0)[tail] * raster_cols + (left_x + rect.x0)[tail], -1
-        ),
+        other_pixel=np.where(open_outside[tail], (left_y + rect.y0)[tail] * raster_cols + (left_x + rect.x0)[tail], -1),
     )
