@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import rasterio
-from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from geounet.errors import VectorError
+from geounet.raster.env import GDAL_ERRORS, gdal_env, one_line, open_quietly
 from geounet.types import NODATA, Rect
 from geounet.vector.cells import CellGrid
 
@@ -39,10 +39,12 @@ def opened(path: str) -> Iterator[Any]:
         If it cannot be opened or read.
     """
     try:
-        with rasterio.open(path) as dataset:
+        with rasterio.Env(**gdal_env()), open_quietly(Path(path)) as dataset:
             yield dataset
-    except RasterioError as error:
-        raise VectorError(f"{path}: cannot be read as a raster ({str(error).strip()})") from error
+    except GDAL_ERRORS as error:
+        raise VectorError(
+            f"{path}: cannot be read as a raster ({one_line(error)}); give a file that GDAL reads"
+        ) from error
 
 
 def read_window(dataset: Any, band: int, rect: Rect, fill: int) -> U8:

@@ -1,10 +1,10 @@
 """Outlines of the components in one cell, as rings where they close and as chains where they leave the cell.
 
 A unit edge runs along one side of a pixel with the pixel on its right hand: top side east, right side south, bottom
-side west, left side north. At its end the two pixels ahead decide how the outline goes on: left if the one ahead on the
-left is of the same component, else straight on if the one ahead on the right is, else right. Going left where two pixels
-of one component meet only at a corner makes every ring simple: for 4-connected components the rings are those of a valid
-polygon, which has one of clockwise sense (y down), its shell; all others are holes.
+side west, left side north. At its end the two pixels ahead decide how the outline goes on: left if the one ahead on
+the left is of the same component, else straight on if the one ahead on the right is, else right. Going left where two
+pixels of one component meet only at a corner makes every ring simple: for 4-connected components the rings are those
+of a valid polygon, which has one of clockwise sense (y down), its shell; all others are holes.
 """
 
 from __future__ import annotations

@@ -1,0 +1,288 @@
+"""Any class or probability raster as the input of this package: one uint8 band of codes, 255 where there is nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import numpy.typing as npt
+from rasterio.windows import Window
+
+from geounet.atomic import atomic
+from geounet.config.card import PALETTE, ClassInfo, Kind
+from geounet.errors import JobError, VectorError
+from geounet.raster.env import open_quietly
+from geounet.types import MAX_CLASSES, NODATA, PROBABILITY_STEPS
+from geounet.vector.source import U8, opened
+
+SLAB = 1024
+"""Rows that are read at once."""
+
+KINDS = {
+    Kind.building: ("building", "buildings", "structure", "structures", "roof", "roofs", "house", "houses"),
+    Kind.road: ("road", "roads", "street", "streets", "highway", "highways"),
+    Kind.contact: ("contact",),
+    Kind.background: ("background",),
+}
+"""Names of classes that say what kind they are."""
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """A raster as this package takes it; `values` are the raster's own values by class code."""
+
+    mask: str
+    probability: str | None
+    classes: tuple[ClassInfo, ...]
+    channels: dict[int, int]
+    values: dict[int, int]
+
+
+def kind_of(name: str) -> Kind:
+    """Guess a class's kind from its name."""
+    word = name.strip().lower()
+    return next((kind for kind, names in KINDS.items() if word in names), Kind.other)
+
+
+def find_class(classes: tuple[ClassInfo, ...], values: dict[int, int], wanted: str) -> ClassInfo:
+    """Return the class of a name, or of a value of the raster.
+
+    Raises
+    ------
+    JobError
+        If there is none.
+    """
+    for info in classes:
+        if wanted in (info.name, str(values[info.code])):
+            return info
+    known = ", ".join(
+        f"{values[c.code]}" if c.name == str(values[c.code]) else f"{values[c.code]} {c.name}" for c in classes
+    )
+    raise JobError(f"--class {wanted}: no such class; the raster has {known}")
+
+
+def class_for(classes: tuple[ClassInfo, ...], kind: Kind) -> ClassInfo:
+    """Return the class of a kind, or the only class of a raster that is not background.
+
+    Raises
+    ------
+    JobError
+        If that is not clear.
+    """
+    for info in classes:
+        if info.kind == kind:
+            return info
+    others = [c for c in classes if c.code != 0 and c.kind != Kind.background]
+    if len(others) == 1:
+        return others[0]
+    names = ", ".join(c.name for c in classes)
+    raise JobError(f"--class is needed: none of the classes is named {kind.value}; the raster has {names}")
+
+
+def _slabs(dataset: Any) -> Iterator[Window]:
+    for top in range(0, dataset.height, SLAB):
+        yield Window(0, top, dataset.width, min(SLAB, dataset.height - top))
+
+
+def _valid(dataset: Any, band: int, window: Window, values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    valid: npt.NDArray[np.bool_] = dataset.read_masks(band, window=window) > 0
+    if values.dtype.kind == "f":
+        valid &= np.isfinite(values)
+    return valid
+
+
+def ingest(path: Path, folder: Path, *, band: int = 1) -> Ingested:
+    """Take a class raster: whole numbers of any type, at most 255 of them.
+
+    Names and colours come from the colour table, the category names and the attribute table beside the raster
+    (`.aux.xml`). The raster is used as it is where it can be, else copied into `folder`.
+
+    Raises
+    ------
+    JobError
+        If the band does not exist.
+    VectorError
+        If it cannot be read, or is no class raster.
+    """
+    with opened(str(path)) as dataset:
+        _check_band(path, dataset, band)
+        dtype = np.dtype(dataset.dtypes[band - 1])
+        if dtype.kind not in "iu":
+            raise VectorError(
+                f"{path}: band {band} is {dtype}, not a class raster; for a probability raster give --threshold"
+            )
+        found = _distinct(path, dataset, band)
+        # Values keep their meaning as codes where they fit.
+        fits = not found or (found[0] >= 0 and found[-1] < MAX_CLASSES)
+        codes = {value: (value if fits else code) for code, value in enumerate(found)}
+        names, colours = _described(path, dataset, band)
+        plain = dtype == np.uint8 and fits and band == 1 and dataset.nodata == NODATA
+        plain = plain and [f.name for f in dataset.mask_flag_enums[0]] == ["nodata"]
+        mask = path if plain else _copied(dataset, band, codes, folder / "mask.tif")
+    values = {code: value for value, code in codes.items()}
+    return Ingested(str(mask), None, _classes(values, names, colours), {}, values)
+
+
+def _check_band(path: Path, dataset: Any, band: int) -> None:
+    if not 1 <= band <= dataset.count:
+        raise JobError(f"{path}: has {dataset.count} bands, so there is no band {band}")
+    if np.dtype(dataset.dtypes[band - 1]).kind == "c":
+        raise VectorError(f"{path}: band {band} is complex; give a class raster or a probability raster")
+
+
+def _distinct(path: Path, dataset: Any, band: int) -> list[int]:
+    found: set[int] = set()
+    for window in _slabs(dataset):
+        values = dataset.read(band, window=window)
+        values = values[_valid(dataset, band, window, values)]
+        if values.dtype == np.uint8:
+            found.update(np.flatnonzero(np.bincount(values, minlength=256)).tolist())
+        else:
+            found.update(np.unique(values).tolist())
+        if len(found) > MAX_CLASSES:
+            raise VectorError(
+                f"{path}: band {band} has more than {MAX_CLASSES} different values, so it is no class raster;"
+                " for a probability raster give --threshold"
+            )
+    return sorted(found)
+
+
+def _classes(
+    values: dict[int, int], names: dict[int, str], colours: dict[int, tuple[int, int, int]]
+) -> tuple[ClassInfo, ...]:
+    classes, taken = [], set()
+    for code, value in sorted(values.items()):
+        name = names.get(value, "").strip() or str(value)
+        if name in taken:
+            name = f"{name} ({value})"
+        taken.add(name)
+        rgb = colours.get(value)
+        colour = "#{:02x}{:02x}{:02x}".format(*rgb) if rgb is not None else PALETTE[code % len(PALETTE)]
+        classes.append(ClassInfo(name=name, code=code, colour=colour, kind=kind_of(name)))
+    return tuple(classes)
+
+
+def _described(path: Path, dataset: Any, band: int) -> tuple[dict[int, str], dict[int, tuple[int, int, int]]]:
+    """Return names and colours by value: from the colour table, then what the sidecar says."""
+    names: dict[int, str] = {}
+    colours: dict[int, tuple[int, int, int]] = {}
+    if dataset.colorinterp[band - 1].name == "palette":
+        table = dataset.colormap(band)
+        # GDAL fills tables up to 256 entries with black.
+        colours = {value: entry[:3] for value, entry in table.items() if any(entry[:3])}
+    sidecar = path.with_name(path.name + ".aux.xml")
+    if not sidecar.is_file():
+        return names, colours
+    try:
+        root = ET.fromstring(sidecar.read_bytes())  # noqa: S314 expat refuses entities that grow (2.4.1)
+    except ET.ParseError:
+        return names, colours  # GDAL ignores a damaged sidecar, too
+    for element in root.iterfind("PAMRasterBand"):
+        if element.get("band") != str(band):
+            continue
+        for value, category in enumerate(element.iterfind("CategoryNames/Category")):
+            if category.text:
+                names[value] = category.text
+        for table in element.iterfind("GDALRasterAttributeTable"):
+            _read_table(table, names, colours)
+    return names, colours
+
+
+def _read_table(table: ET.Element, names: dict[int, str], colours: dict[int, tuple[int, int, int]]) -> None:
+    """Add what a raster attribute table says. GDAL's usages: 2 name, 5 value, 3 least value, 6 to 8 red, green, blue."""
+    usage = {int(f.findtext("Usage", "0")): i for i, f in enumerate(table.iterfind("FieldDefn"))}
+    column = usage.get(5, usage.get(3))
+    for row in table.iterfind("Row"):
+        cells = [cell.text or "" for cell in row.iterfind("F")]
+        try:
+            value = int(row.get("index", "0")) if column is None else int(float(cells[column]))
+            if 2 in usage and cells[usage[2]]:
+                names[value] = cells[usage[2]]
+            if {6, 7, 8} <= set(usage):
+                red, green, blue = (min(255, max(0, int(float(cells[usage[k]])))) for k in (6, 7, 8))
+                colours[value] = (red, green, blue)
+        except (ValueError, IndexError):
+            continue  # a row that says nothing usable
+
+
+def _copied(dataset: Any, band: int, codes: dict[int, int], dest: Path) -> Path:
+    known = np.array(sorted(codes), dtype=np.int64)
+    code = np.array([codes[int(v)] for v in known], dtype=np.uint8)
+
+    def convert(values: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> U8:
+        converted = np.full(values.shape, NODATA, dtype=np.uint8)
+        converted[valid] = code[np.searchsorted(known, values[valid].astype(np.int64))]
+        return converted
+
+    with _written(dataset, dest) as writer:
+        for window in _slabs(dataset):
+            values = dataset.read(band, window=window)
+            writer.write(convert(values, _valid(dataset, band, window, values)), 1, window=window)
+    return dest
+
+
+@contextmanager
+def _written(like: Any, dest: Path) -> Iterator[Any]:
+    """Open a uint8 raster on the grid of another for writing; it appears when complete."""
+    side = {"tiled": True, "blockxsize": 512, "blockysize": 512} if min(like.shape) >= 512 else {}
+    with (
+        atomic(dest) as temporary,
+        open_quietly(
+            temporary, "w", driver="GTiff", width=like.width, height=like.height, count=1, dtype="uint8",
+            nodata=NODATA, crs=like.crs, transform=like.transform, compress="deflate", bigtiff="if_safer", **side,
+        ) as raster,
+    ):  # fmt: skip
+        yield raster
+
+
+def ingest_probability(
+    path: Path, folder: Path, name: str, kind: Kind, threshold: float, *, band: int | None = None
+) -> Ingested:
+    """Take a probability raster: the class is where the probability is at least `threshold`.
+
+    Values are taken with the scale and offset of their band. Where they are between 0 and 1 they are also the
+    confidence. Of several bands that of `band`, or the one described as `name` or `p(name)`, or the first is used.
+
+    Raises
+    ------
+    JobError
+        If the band does not exist.
+    VectorError
+        If it cannot be read.
+    """
+    with opened(str(path)) as dataset:
+        if band is None:
+            texts = [(text or "").strip() for text in dataset.descriptions]
+            named = [i for i, text in enumerate(texts, 1) if text in (name, f"p({name})")]
+            band = named[0] if named else 1
+        _check_band(path, dataset, band)
+        described = re.fullmatch(r"p\((.+)\)", (dataset.descriptions[band - 1] or "").strip())
+        if described and name == kind.value:
+            name = described.group(1)
+        scale, offset = dataset.scales[band - 1], dataset.offsets[band - 1]
+        within = True
+        with _written(dataset, folder / "mask.tif") as mask, _written(dataset, folder / "prob.tif") as probability:
+            for window in _slabs(dataset):
+                stored = dataset.read(band, window=window)
+                valid = _valid(dataset, band, window, stored)
+                values = stored.astype(np.float64) * scale + offset
+                code = np.where(valid, values >= threshold, NODATA).astype(np.uint8)
+                mask.write(code, 1, window=window)
+                within = within and bool(((values[valid] >= 0) & (values[valid] <= 1)).all())
+                clipped = np.clip(np.nan_to_num(values), 0, 1)
+                quantised = np.where(valid, np.floor(clipped * PROBABILITY_STEPS + 0.5), NODATA).astype(np.uint8)
+                probability.write(quantised, 1, window=window)
+    classes = (
+        ClassInfo(
+            name="background" if name != "background" else "none", code=0, colour=PALETTE[0], kind=Kind.background
+        ),
+        ClassInfo(name=name, code=1, colour=PALETTE[1], kind=kind),
+    )
+    stored_at = str(folder / "prob.tif") if within else None
+    return Ingested(str(folder / "mask.tif"), stored_at, classes, {1: 1} if within else {}, {0: 0, 1: 1})
