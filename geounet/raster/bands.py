@@ -45,17 +45,18 @@ class Band:
     colour: int | None = None
 
 
-def _colour_name(raster: Any, index: int) -> str:
-    return str(raster.colorinterp[index - 1].name)
-
-
 def all_bands(rasters: Sequence[Any]) -> list[tuple[Band, frozenset[str], bool]]:
     """Return every band of the files in order, with the names it answers to (lower case) and whether it is alpha."""
     found: list[tuple[Band, frozenset[str], bool]] = []
     for number, raster in enumerate(rasters):
-        for index in range(1, raster.count + 1):
-            description = (raster.descriptions[index - 1] or "").strip()
-            colour = _colour_name(raster, index)
+        # rasterio asks GDAL about every band at each of these attributes.
+        about = zip(
+            raster.descriptions, raster.colorinterp, raster.nodatavals, raster.dtypes, raster.scales, raster.offsets,
+            strict=True,
+        )  # fmt: skip
+        for index, (text, interpretation, nodata, dtype, scale, offset) in enumerate(about, start=1):
+            description = (text or "").strip()
+            colour = str(interpretation.name)
             if description:
                 name = description
             elif colour not in _NO_NAMES:
@@ -67,15 +68,14 @@ def all_bands(rasters: Sequence[Any]) -> list[tuple[Band, frozenset[str], bool]]
             names = {name.lower(), f"band{len(found) + 1}"}
             if colour not in ("undefined", "palette"):
                 names.add(colour.lower())
-            nodata = raster.nodatavals[index - 1]
             band = Band(
                 file=number,
                 index=index,
                 name=name,
-                dtype=raster.dtypes[index - 1],
+                dtype=dtype,
                 nodata=None if nodata is None else float(nodata),
-                scale=float(raster.scales[index - 1]),
-                offset=float(raster.offsets[index - 1]),
+                scale=float(scale),
+                offset=float(offset),
             )
             found.append((band, frozenset(names), colour == "alpha"))
     return found
@@ -83,7 +83,7 @@ def all_bands(rasters: Sequence[Any]) -> list[tuple[Band, frozenset[str], bool]]
 
 def _palette_bands(rasters: Sequence[Any], wanted: Sequence[int | str]) -> list[Band] | None:
     """Return the colours of a colour table as bands, where a lone paletted band is asked for red, green, blue."""
-    if len(rasters) != 1 or rasters[0].count != 1 or _colour_name(rasters[0], 1) != "palette":
+    if len(rasters) != 1 or rasters[0].count != 1 or rasters[0].colorinterp[0].name != "palette":
         return None
     names = [str(name).lower() for name in wanted]
     if not all(name in _COLOURS for name in names):

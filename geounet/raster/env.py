@@ -75,9 +75,8 @@ def open_quietly(path: Path, mode: str = "r", **options: Any) -> Any:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of an exception, and of its cause where that says more, on one line."""
-    message = " ".join(str(error).split()) or type(error).__name__
+    """Return the message of an exception on one line; of its cause where it only refers to it."""
     cause = error.__cause__
-    if cause is not None and str(cause) and str(cause) not in message:
-        message += f" ({' '.join(str(cause).split())})"
-    return message
+    if cause is not None and str(cause) and "See previous exception" in str(error):
+        error = cause
+    return " ".join(str(error).split()) or type(error).__name__

@@ -142,7 +142,8 @@ def layer_of(raster: Any, bands: tuple[tuple[int, Band], ...]) -> Layer:
     chosen = {band.index for _, band in bands}
     # An alpha band that is asked for as imagery (some near infrared bands are tagged so) is no validity.
     alpha = [i for i, colour in enumerate(raster.colorinterp, start=1) if colour.name == "alpha" and i not in chosen]
-    flags = {i: {flag.name for flag in raster.mask_flag_enums[i - 1]} for i in sorted(chosen)}
+    every = raster.mask_flag_enums
+    flags = {i: {flag.name for flag in every[i - 1]} for i in sorted(chosen)}
     first = next(iter(flags))
     mask: tuple[int, ...] = ()
     if "per_dataset" in flags[first] and "alpha" not in flags[first]:

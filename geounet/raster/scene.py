@@ -151,6 +151,9 @@ class Scene:
             # rasterio warns of an overflow where a nodata value is beyond the range of its band.
             with rasterio.Env(**gdal_env()), np.errstate(over="ignore"):
                 self._open()
+        except UnicodeDecodeError as error:
+            self.close()
+            raise SceneError(f"{', '.join(spec.files)}: text in its header is not UTF-8: {error}") from None
         except BaseException:
             self.close()
             raise
