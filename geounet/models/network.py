@@ -161,8 +161,8 @@ def stride(card: Card) -> int:
     if architecture == "DPT":
         output = _patch(card)
     else:
-        depth = int(card.arguments.get("encoder_depth", depth))
-        output = min(int(card.arguments.get("encoder_output_stride", output)), 2**depth)
+        depth = _whole(card, "encoder_depth", depth)
+        output = min(_whole(card, "encoder_output_stride", output), 2**depth)
     return math.lcm(card.tile.multiple_of, output)
 
 
@@ -176,11 +176,22 @@ def _first(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
 
 
+def _whole(card: Card, key: str, default: int) -> int:
+    value = card.arguments.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ModelError(f"{card.name}: arguments.{key}: found {value!r}, expected a whole number from 1 on")
+    return value
+
+
 def _patch(card: Card) -> int:
     import torch
 
-    with torch.device("meta"):
-        network: Any = build(card)
+    network: Any
+    try:
+        with torch.device("meta"):  # shapes without data: quick
+            network = build(card)
+    except ModelError:  # some encoders compute while they are built
+        network = build(card)
     return int(network.encoder.output_stride)
 
 

@@ -166,7 +166,7 @@ class Predictor:
             part = tiles[start : start + self.batch]
             try:
                 with self._alone(), torch.inference_mode():
-                    out[start : start + len(part)] = finish(self._forward(part)).cpu().numpy()
+                    out[start : start + len(part)] = finish(self._forward(part)).contiguous().cpu().numpy()
             # torch's OutOfMemoryError is a RuntimeError; encoders of fixed size assert it
             except (MemoryError, RuntimeError, AssertionError, ValueError) as error:
                 if not is_out_of_memory(error):
@@ -327,7 +327,7 @@ def _unturned(tiles: torch.Tensor, turns: int, mirrored: bool) -> torch.Tensor:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an exception means that memory was lacking, on a GPU or in the process."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
     text = str(error).lower()
     return any(sign in text for sign in _OUT_OF_MEMORY)

@@ -102,6 +102,12 @@ def test_refusals(fields: dict[str, Any], words: str) -> None:
         build(card(**fields))
 
 
+def test_an_invalid_depth_is_refused() -> None:
+    for value in ("5", 0, True, 2.5):
+        with pytest.raises(ModelError, match=r"arguments.encoder_depth: found .*, expected a whole number"):
+            stride(card(arguments={"encoder_depth": value}))
+
+
 def test_older_names_of_encoders_work() -> None:
     build(card(encoder="timm-mobilenetv3_small_075"))
 
