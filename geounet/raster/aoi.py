@@ -96,8 +96,14 @@ class Area:
         shapes, crs = _load(file)
         shapes = _to_scene(file, shapes, crs, crs_wkt)
         inverse = ~transform
-        matrix = np.array([[inverse.a, inverse.d], [inverse.b, inverse.e]])
-        shapes = shapely.transform(shapes, lambda points: points @ matrix + (inverse.c, inverse.f))
+
+        def to_pixels(points: NDArray[np.float64]) -> NDArray[np.float64]:
+            x, y = points[:, 0], points[:, 1]
+            return np.column_stack(
+                (inverse.a * x + inverse.b * y + inverse.c, inverse.d * x + inverse.e * y + inverse.f)
+            )
+
+        shapes = shapely.transform(shapes, to_pixels)
         frame = shapely.box(0, 0, shape[1], shape[0])
         shapes = shapes[shapely.intersects(shapes, frame)]
         if len(shapes) == 0:

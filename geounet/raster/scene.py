@@ -19,8 +19,8 @@ from affine import Affine
 from geounet.errors import SceneError
 from geounet.raster import validity
 from geounet.raster.bands import choose
-from geounet.raster.env import gdal_env
-from geounet.raster.georef import crop, ground_sample_distance
+from geounet.raster.env import GDAL_ERRORS, gdal_env
+from geounet.raster.georef import apply, crop, ground_sample_distance
 from geounet.raster.layer import Pixels, check_extent, declares, layer_of, onto
 from geounet.raster.resample import source_rect
 from geounet.raster.source import block_bytes, content_files, open_source
@@ -176,8 +176,7 @@ class Scene:
             check_extent(spec.name, base.raster, layer.raster)
         self._base = base.raster
         self._shape = base.shape
-        crs = self._base.crs
-        self._crs_wkt: str | None = crs.to_wkt() if crs else None
+        self._crs_wkt = _wkt(self._base)
         whole = Rect(0, 0, *self._shape)
         self._window = (
             whole if spec.bbox is None else crop(self._base.transform, whole.cols, whole.rows, spec.bbox, spec.name)
@@ -231,7 +230,9 @@ class Scene:
     @cached_property
     def info(self) -> SceneInfo:
         """What the scene is."""
-        transform = self._base.transform @ Affine.translation(self._window.x0, self._window.y0)
+        whole = self._base.transform
+        x, y = apply(whole, self._window.x0, self._window.y0)
+        transform = Affine(whole.a, whole.b, x, whole.d, whole.e, y)
         referenced = not self._base.transform.is_identity
         if not referenced:
             transform = Affine.identity()
@@ -370,6 +371,16 @@ class Scene:
                     values[position] = plane
                 else:
                     values[position] = plane * np.float64(band.scale) + band.offset
+
+
+def _wkt(raster: Any) -> str | None:
+    if not raster.crs:
+        return None
+    try:
+        # The older WKT 1 cannot say every CRS, and old files hold some that WKT 2 cannot.
+        return str(raster.crs.to_wkt(version="WKT2_2019"))
+    except GDAL_ERRORS:
+        return str(raster.crs.wkt)
 
 
 def open_scene(spec: SceneSpec) -> Scene:
