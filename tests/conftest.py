@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# Small networks on a shared machine: two threads of torch beside others take longer than one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Examples differ in size by orders of magnitude and machines are shared: a deadline would only measure the neighbours.
 settings.register_profile("geounet", deadline=None)

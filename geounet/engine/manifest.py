@@ -69,7 +69,7 @@ def scene_manifest(
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "timings": dict(timings),
         "area": _areas(plan, counts),
-        "features": dict(features.get("features", features)),
+        "features": dict(features.get("layers", {})),
         "vectors": dict(features),
         "failures": failures,
         "warnings": [*info.warnings, *warnings, *(f"block {name} failed: its pixels are nodata" for name in failed)],

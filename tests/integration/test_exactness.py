@@ -8,72 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import rasterio
 from numpy.typing import NDArray
 
-from geounet.config.job import Job
-from geounet.engine.ledger import Ledger
-from geounet.engine.pool import InlinePool
-from geounet.engine.scene import SceneRun
 from geounet.grid.weights import STEPS
-from geounet.models.bundle import Bundle
-from geounet.predict.recipe import Recipe
-from geounet.predict.stitch import stitch
-from geounet.raster.scene import SceneSpec, describe
-from tests.support.local import LocalNetwork, card, use_network, write_scene
+from tests.support.local import TILE, LocalNetwork, card, run_local, use_network, write_scene
 
-TILE, OVERLAP = 32, 8
 SIZES = (1, 31, TILE - 1, TILE, TILE + 1, 3 * TILE + 7)
-
-
-def run_local(
-    tmp_path: Path,
-    network: LocalNetwork,
-    scene: Path,
-    *,
-    side: int = 1,
-    overlap: int = OVERLAP,
-    shuffle: int | None = None,
-    model_shape: tuple[int, int] | None = None,
-    name: str = "run",
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8], dict[str, Any]]:
-    """Run the raster stages; return mask `(bands, rows, cols)`, probability `(channels, rows, cols)` and receipts."""
-    spec = SceneSpec(name="scene", files=(str(scene),))
-    info = describe(spec)
-    folder = tmp_path / name
-    shape = info.height, info.width
-    recipe = Recipe(
-        scene=spec,
-        fingerprint="f" * 64,
-        model="local",
-        model_sha256="0" * 64,
-        scene_shape=shape,
-        model_shape=model_shape or shape,
-        tile=TILE,
-        overlap=overlap,
-        side=side,
-        device="cpu",
-        precision="fp32",
-        batch=network.batch,
-        tta="none",
-        threads=1,
-        keep_probability=True,
-        folder=str(folder),
-    )
-    job = Job(scenes=[str(scene)], model="local")
-    run = SceneRun(InlinePool(shuffle), job, spec, Bundle(tmp_path, network.card, "0" * 64), folder, folder, None)
-    ledger = Ledger(folder, "scene", "f" * 64)
-    ledger.folder = folder
-    infer, _seal, failed = run._blocks(recipe, ledger)
-    assert not failed
-    if recipe.resampled:
-        run._regrid(recipe, ledger, ())
-    stitch(recipe, info, (), str(folder / "final"), True, {})
-    with (
-        rasterio.open(folder / "final" / "scene_mask.tif") as mask,
-        rasterio.open(folder / "final" / "scene_prob.tif") as prob,
-    ):
-        return mask.read(), prob.read(), infer
 
 
 def expected(network: LocalNetwork, values: NDArray[Any], valid: NDArray[np.bool_]) -> tuple[Any, Any, Any]:
