@@ -215,7 +215,7 @@ def _features(stage: polygons.Stage, finish: Finish, executor: Executor) -> tupl
 
 
 def _buildings(request: VectorRequest, executor: Executor, ground: Ground, grid: CellGrid, folder: str) -> Made:
-    section = request.layers.buildings
+    section = Buildings() if request.layers.buildings is True else request.layers.buildings
     if not isinstance(section, Buildings):
         return [], {}
     info = _class(request, "buildings", section.class_, Kind.building)
@@ -229,7 +229,7 @@ def _buildings(request: VectorRequest, executor: Executor, ground: Ground, grid:
 
 
 def _roads(request: VectorRequest, executor: Executor, ground: Ground, grid: CellGrid, folder: str) -> Made:
-    section = request.layers.roads
+    section = Roads() if request.layers.roads is True else request.layers.roads
     if not isinstance(section, Roads):
         return [], {}
     info = _class(request, "roads", section.class_, Kind.road)
@@ -251,7 +251,7 @@ def _roads(request: VectorRequest, executor: Executor, ground: Ground, grid: Cel
 
 
 def _landcover(request: VectorRequest, executor: Executor, ground: Ground, grid: CellGrid, folder: str) -> Made:
-    section = request.layers.landcover
+    section = Landcover() if request.layers.landcover is True else request.layers.landcover
     if not isinstance(section, Landcover):
         return [], {}
     if request.multilabel:

@@ -106,13 +106,13 @@ class CornerMap:
             if len(group):
                 cell = int(cells[group[0]])
                 rect = grid.rect(cell)
-                found[group] = _corners(self.stage, cell)[y[group] - rect.y0, x[group] - rect.x0]
+                found[group] = _corners(self.stage.path("cell", cell))[y[group] - rect.y0, x[group] - rect.x0]
         return found
 
 
 @lru_cache(maxsize=16)
-def _corners(stage: Stage, cell: int) -> Bools:
-    arrays = parts.load(stage.path("cell", cell), ["corners", "corners_shape"])
+def _corners(path: Path) -> Bools:
+    arrays = parts.load(path, ["corners", "corners_shape"])
     rows, cols = (int(n) for n in arrays["corners_shape"])
     unpacked: Bools = np.unpackbits(arrays["corners"], count=rows * cols).astype(np.bool_).reshape(rows, cols)
     return unpacked

@@ -195,7 +195,7 @@ def _described(path: Path, dataset: Any, band: int) -> tuple[dict[int, str], dic
 
 
 def _read_table(table: ET.Element, names: dict[int, str], colours: dict[int, tuple[int, int, int]]) -> None:
-    """Add what a raster attribute table says. GDAL's usages: 2 name, 5 value, 3 least value, 6 to 8 red, green, blue."""
+    """Add what an attribute table says. GDAL's usages: 2 name, 5 value, 3 least value, 6 to 8 red, green, blue."""
     usage = {int(f.findtext("Usage", "0")): i for i, f in enumerate(table.iterfind("FieldDefn"))}
     column = usage.get(5, usage.get(3))
     for row in table.iterfind("Row"):
