@@ -42,7 +42,7 @@ def estimate(plan: Plan, workers: int, activations: int, seconds_per_tile: float
     workers
         That share the tiles.
     activations
-        Bytes that a forward pass of one batch needs, with the weights.
+        Bytes that a forward pass of one batch needs.
     seconds_per_tile
         Of the network on one worker; None if unknown.
     """
@@ -55,7 +55,14 @@ def estimate(plan: Plan, workers: int, activations: int, seconds_per_tile: float
     sums = channels * recipe.tile * width * 4
     borders = sum(math.prod(r.shape) for r in [*largest.strips.values(), *largest.spills.values()]) * channels * 4
     # Read ahead: one row waits, one is in use; finished rows pass through a mask, probabilities and a slab buffer.
-    memory = BASE_BYTES + activations + 3 * rows_in + 2 * sums + borders + 512 * width * (channels + 1) * 2
+    memory = (
+        BASE_BYTES
+        + activations * max(1, recipe.threads)
+        + 3 * rows_in
+        + 2 * sums
+        + borders
+        + 512 * width * (channels + 1) * 2
+    )
     pixels = math.prod(recipe.scene_shape)
     model_pixels = math.prod(recipe.model_shape)
     mask_bands = channels if plan.card.head == "multilabel" else 1
@@ -72,7 +79,9 @@ def estimate(plan: Plan, workers: int, activations: int, seconds_per_tile: float
         output += int(1.4 * pixels * channels)
     vectors = VECTOR_BYTES_PER_PIXEL * pixels if recipe.keep_probability else 0
     work = int(1.02 * (on_scene + on_model + border_files)) + files + 2 * output + 2 * vectors
-    seconds = None if seconds_per_tile is None else seconds_per_tile * recipe.tiles.count / max(1, workers)
+    seconds = (
+        None if seconds_per_tile is None else seconds_per_tile * recipe.tiles.count / max(1, workers * recipe.threads)
+    )
     return Estimate(memory, work, output + vectors, seconds)
 
 

@@ -106,7 +106,9 @@ def choose_grid(info: SceneInfo, card: Card, job: Job) -> tuple[tuple[int, int],
     return shape, ratio
 
 
-def resolve_tiling(shape: tuple[int, int], card: Card, job: Job, multiple: int, workers: int) -> tuple[int, int, int]:
+def resolve_tiling(
+    shape: tuple[int, int], card: Card, job: Job, multiple: int, workers: int, threads: int
+) -> tuple[int, int, int]:
     """Return tile, overlap and tiles per side of a block.
 
     Raises
@@ -145,7 +147,7 @@ def resolve_tiling(shape: tuple[int, int], card: Card, job: Job, multiple: int, 
         )
     grid = TileGrid(rows, cols, tile, overlap)
     if job.tiling.block == "auto":
-        side = choose_block(grid, workers)
+        side = choose_block(grid, workers, threads)
     elif job.tiling.block == "scene":
         side = max(grid.shape)
     else:

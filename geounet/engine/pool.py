@@ -114,6 +114,19 @@ class Pool:
         """Return how many tasks the cluster can run at once, as of now."""
         return sum(self.client.nthreads().values())
 
+    def cores_per_thread(self) -> int:
+        """Return how many processors each worker thread may use: the least over the machines, at least 1."""
+        if not hasattr(self, "_cores"):
+            here = self.client.run(_host)
+            threads: dict[str, int] = {}
+            for address, count in self.client.nthreads().items():
+                name = here.get(address, ("", 1))[0]
+                threads[name] = threads.get(name, 0) + count
+            self._cores = min(
+                (max(1, cores // max(1, threads.get(name, 1))) for name, cores in here.values()), default=1
+            )
+        return self._cores
+
     def window(self) -> int:
         """Return how many tasks may be at the cluster: one running and one waiting for each thread."""
         return max(2, 2 * self.threads())
@@ -227,6 +240,14 @@ class Pool:
         return Outcome(task, error=raised.line)
 
 
+def _host() -> tuple[str, int]:
+    import platform
+
+    from geounet.engine.cluster import cores
+
+    return platform.node(), cores()
+
+
 class InlinePool:
     """Runs tasks one by one in this process: for `plan`, and wherever a cluster would be in the way.
 
@@ -242,6 +263,10 @@ class InlinePool:
         self._random = None if shuffle is None else random.Random(shuffle)  # noqa: S311 - an order, not a secret
 
     def threads(self) -> int:
+        """Return 1."""
+        return 1
+
+    def cores_per_thread(self) -> int:
         """Return 1."""
         return 1
 

@@ -36,7 +36,7 @@ from geounet.predict.infer import infer_block
 from geounet.predict.probe import best_batch, probe
 from geounet.predict.recipe import Recipe
 from geounet.predict.regrid import chunks, regrid_chunk
-from geounet.predict.seal import remove_borders, seal_block
+from geounet.predict.seal import seal_block
 from geounet.predict.stitch import model_mosaic, probability_mosaic, stitch
 from geounet.raster.scene import SceneInfo, SceneSpec, describe
 
@@ -201,8 +201,10 @@ class SceneRun:
     def _threads(self) -> int:
         if self.layout is not None:
             return self.layout.threads
-        # On a cluster that is not ours a worker's share is its threads; 0 leaves torch as it is there.
-        return self.job.cluster.threads if isinstance(self.job.cluster.threads, int) else 0
+        if isinstance(self.job.cluster.threads, int):
+            return self.job.cluster.threads
+        # On a cluster that is not ours: what its workers' machines have, shared by all worker threads there.
+        return self.pool.cores_per_thread()
 
     def _resolve(
         self,
@@ -215,7 +217,7 @@ class SceneRun:
         *,
         dry: bool,
     ) -> Recipe:
-        job, bundle = self.job, self.bundle
+        job, bundle, threads = self.job, self.bundle, self._threads()
         answer = self._one(
             "probe",
             probe,
@@ -227,7 +229,7 @@ class SceneRun:
                 None if dry else str(self.work),
             ),
         )
-        tile, overlap, side = resolve_tiling(shape, bundle.card, job, int(answer["multiple"]), workers)
+        tile, overlap, side = resolve_tiling(shape, bundle.card, job, int(answer["multiple"]), workers, threads)
         batch = job.predict.batch
         if batch == "auto":
             batch = self._one("batch", best_batch, (str(bundle.folder), answer["device"], answer["precision"], tile))
@@ -245,7 +247,7 @@ class SceneRun:
             precision=answer["precision"],
             batch=int(batch),
             tta=job.predict.tta,
-            threads=self._threads(),
+            threads=threads,
             keep_probability=keeps_probability(job),
             folder=str(ledger.folder),
         )
@@ -274,7 +276,8 @@ class SceneRun:
         blocks = {str(block.id): block for block in recipe.blocks}
         infer, seal = ledger.receipts("infer"), ledger.receipts("seal")
         failed: list[BlockId] = []
-        submitted: set[str] = set(seal)
+        # What was sealed without a neighbour that failed then is sealed again: it may succeed now.
+        submitted = {name for name, receipt in seal.items() if not receipt["failed"]}
 
         def unlocked(around: Iterable[Block]) -> list[Task]:
             tasks = []
@@ -320,7 +323,6 @@ class SceneRun:
                 )
         if not infer:
             raise SceneError(f"{recipe.scene.files[0]}: every block failed; first: {self.failures[0]['error']}")
-        remove_borders(recipe)
         return infer, seal, tuple(dict.fromkeys(failed))
 
     def _regrid(self, recipe: Recipe, ledger: Ledger, failed: tuple[BlockId, ...]) -> list[dict[str, int]]:

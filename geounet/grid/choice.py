@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from geounet.grid.blocks import BlockGrid
 from geounet.grid.tiles import TileGrid, count_tiles
 
@@ -41,16 +43,18 @@ def choose_tile(rows: int, cols: int, size: int, overlap: int, multiple: int) ->
     return min(candidates, key=lambda tile: (inferred(tile), tile))
 
 
-def choose_block(grid: TileGrid, workers: int, target_px: int = 2048, per_worker: int = 4) -> int:
+def choose_block(grid: TileGrid, workers: int, threads: int = 1, target_px: int = 2048, per_worker: int = 4) -> int:
     """Return the tiles per side of a block.
 
     About `target_px` a side, so that a lost block costs little and borders stay few; smaller where that gives each
-    worker fewer than `per_worker` blocks, since the slowest worker ends the run. A single worker gains nothing from
-    small blocks and loses the borders, so it has no such need.
+    worker fewer than `per_worker` blocks, since the slowest worker ends the run, but never with fewer tiles than twice
+    the `threads` of a worker, which infer side by side. A single worker gains nothing from small blocks and loses the
+    borders, so it has no such need.
     """
     longest = max(grid.shape)
-    side = max(1, min(longest, target_px // grid.stride))
+    least = min(longest, math.ceil(math.sqrt(2 * threads)))
+    side = max(least, min(longest, target_px // grid.stride))
     if workers > 1:
-        while side > 1 and BlockGrid(grid, side).count < workers * per_worker:
+        while side > least and BlockGrid(grid, side).count < workers * per_worker:
             side -= 1
     return side

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +43,7 @@ def predictor_of(recipe: Recipe) -> Predictor:
         recipe.tta,
         recipe.tile,
         recipe.batch,
-        recipe.threads or None,
+        1 if recipe.device == "cpu" else None,
     )
 
 
@@ -119,21 +122,61 @@ class BlockSums:
             self.core.write(sums[:, rows, cols], valid[rows, cols])
 
 
-def _infer_row(row: TileRow, band: Band, predictor: Predictor) -> int:
-    """Infer the tiles of a row that hold a valid pixel and add them to the band; return how many there were."""
-    grid, first = band.grid, band.block.first[1]
-    columns: list[int] = []
-    for col in range(first, band.block.last[1]):
-        x = (col - first) * grid.stride
-        if row.valid[:, x : x + grid.tile].any():
-            columns.append(col)
-    for start in range(0, len(columns), predictor.batch):
-        batch = columns[start : start + predictor.batch]
-        offsets = [(col - first) * grid.stride for col in batch]
-        tiles = np.stack([row.values[:, :, x : x + grid.tile] for x in offsets])
-        for col, quantised in zip(batch, predictor.quantised(tiles), strict=True):
-            band.add(row.row, col, quantised)
-    return len(columns)
+@dataclass
+class _Done:
+    """Marks that all tiles of a row have been seen."""
+
+    row: TileRow
+
+
+def _batches(rows: Iterable[TileRow], block: Block, size: int) -> Iterator[tuple[TileRow, list[int]] | _Done]:
+    """Yield the columns of the tiles that hold a valid pixel, by batches, and a mark after each row."""
+    grid, first = block.grid, block.first[1]
+    for row in rows:
+        columns = []
+        for col in range(first, block.last[1]):
+            x = (col - first) * grid.stride
+            if row.valid[:, x : x + grid.tile].any():
+                columns.append(col)
+        for start in range(0, len(columns), size):
+            yield row, columns[start : start + size]
+        yield _Done(row)
+
+
+def _predicted(
+    rows: Iterable[TileRow], block: Block, predictor: Predictor, threads: int
+) -> Iterator[tuple[TileRow, list[int], NDArray[np.int16]] | _Done]:
+    """Yield the network's answers in the order of the tiles, several forward passes at work at once.
+
+    On CPU each pass has one thread of its own: the last bits of a convolution depend on how many threads share it, and
+    passes side by side are no slower than threads within one.
+    """
+    grid, first = block.grid, block.first[1]
+
+    def predict(row: TileRow, columns: list[int]) -> NDArray[np.int16]:
+        offsets = [(col - first) * grid.stride for col in columns]
+        return predictor.quantised(np.stack([row.values[:, :, x : x + grid.tile] for x in offsets]))
+
+    waiting: deque[tuple[TileRow, list[int], Future[NDArray[np.int16]]] | _Done] = deque()
+
+    def first_done() -> tuple[TileRow, list[int], NDArray[np.int16]] | _Done:
+        item = waiting.popleft()
+        return item if isinstance(item, _Done) else (item[0], item[1], item[2].result())
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="geounet-network") as pool:
+        try:
+            for item in _batches(rows, block, predictor.batch):
+                waiting.append(item if isinstance(item, _Done) else (*item, pool.submit(predict, *item)))
+                while len(waiting) > threads + 1 or isinstance(waiting[0], _Done):
+                    yield first_done()
+                    if not waiting:
+                        break
+            while waiting:
+                yield first_done()
+        finally:
+            for left in waiting:
+                if not isinstance(left, _Done):
+                    left[2].cancel()
 
 
 def _finished(block: Block, row: int) -> Rect:
@@ -169,16 +212,23 @@ def infer_block(recipe: Recipe, block_id: BlockId) -> dict[str, Any]:
         if not block.core.empty:
             core = stack.enter_context(PieceWriter(recipe, card, block_id, "core", block.core))
         sorter = BlockSums(block, card.channels, core)
-        for row in tile_rows(recipe, block, card.input):
-            seconds["read"] += row.seconds
-            before = time.perf_counter()
-            tiles += _infer_row(row, band, predictor)
+        rows = tile_rows(recipe, block, card.input)
+        before = time.perf_counter()
+        for item in _predicted(rows, block, predictor, max(1, recipe.threads)):
             between = time.perf_counter()
-            rect = _finished(block, row.row)
-            sorter.take(band.sums[:, : rect.rows, : rect.cols], row.valid[: rect.rows], rect)
-            band.advance()
             seconds["network"] += between - before
-            seconds["blend"] += time.perf_counter() - between
+            if isinstance(item, _Done):
+                seconds["read"] += item.row.seconds
+                rect = _finished(block, item.row.row)
+                sorter.take(band.sums[:, : rect.rows, : rect.cols], item.row.valid[: rect.rows], rect)
+                band.advance()
+            else:
+                row, columns, answers = item
+                for col, quantised in zip(columns, answers, strict=True):
+                    band.add(row.row, col, quantised)
+                tiles += len(columns)
+            before = time.perf_counter()
+            seconds["blend"] += before - between
     files = dict(core.files) if core else {}
     if sorter.pieces:
         path = recipe.sums(block_id)

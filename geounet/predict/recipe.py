@@ -37,6 +37,7 @@ class Recipe:
     batch: int
     tta: str
     threads: int
+    """Forward passes side by side; on CPU each has one thread, on a GPU they take turns."""
     keep_probability: bool
     folder: str
     """Where parts and receipts go; on storage that all workers share."""

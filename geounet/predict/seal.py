@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack, closing
-from pathlib import Path
 from typing import Any
 
 from geounet.grid.blocks import BlockId
@@ -66,9 +65,3 @@ def seal_block(recipe: Recipe, block_id: BlockId, failed: tuple[BlockId, ...] = 
     }
     write_receipt(recipe.receipt("seal", str(block_id)), receipt)
     return receipt
-
-
-def remove_borders(recipe: Recipe) -> None:
-    """Remove the border files of a scene whose blocks are all sealed."""
-    for path in (Path(recipe.folder) / "sums").glob("*/*.npz"):
-        path.unlink(missing_ok=True)

@@ -43,6 +43,16 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+SETTINGS = (
+    "predict.device=cpu",
+    "predict.precision=fp32",
+    "tiling.tile=64",
+    "tiling.overlap=16",
+    "outputs.probability=true",
+)
+"""Small tiles make many blocks of a small scene."""
+
+
 def command(scene: Path, bundle: Bundle, out: Path, *settings: str) -> list[str]:
     arguments = [
         sys.executable,
@@ -56,7 +66,7 @@ def command(scene: Path, bundle: Bundle, out: Path, *settings: str) -> list[str]
         "--out",
         str(out),
     ]
-    for setting in ("predict.device=cpu", "predict.precision=fp32", "outputs.probability=true", *settings):
+    for setting in (*SETTINGS, *settings):
         arguments += ["--set", setting]
     return arguments
 
@@ -202,7 +212,7 @@ def test_killed_runs_continue(scene: Path, bundle: Bundle, reference: Path, tmp_
     for receipts in (2, 30, 70):
         process = start(scene, bundle, tmp_path, *settings)
         await_receipts(tmp_path, receipts, process)
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.communicate()
         done = len(list(tmp_path.glob(".geounet/scenes/*/*/receipts/infer/*.json")))
         assert done >= seen, "a start loses nothing that was done"
@@ -247,6 +257,36 @@ def test_interrupt_then_continue(scene: Path, bundle: Bundle, reference: Path, t
     assert pixels(tmp_path) == pixels(reference)
 
 
+def damaged(scene: Path, to: Path) -> Path:
+    """A copy of the scene with one internal tile destroyed."""
+    data = bytearray(scene.read_bytes())
+    with rasterio.open(scene) as source:
+        offset = int(
+            source.tags(1, ns="TIFF").get("BLOCK_OFFSET_1_0") or source.get_tag_item("BLOCK_OFFSET_1_0", "TIFF", bidx=1)
+        )
+    data[offset : offset + 400] = b"\xff" * 400
+    to.write_bytes(data)
+    return to
+
+
+def test_a_damaged_tile_fails_its_blocks_only(scene: Path, bundle: Bundle, reference: Path, tmp_path: Path) -> None:
+    with rasterio.open(scene) as source:
+        options = {"compress": "deflate", "tiled": True, "blockxsize": 256, "blockysize": 256}
+        packed = write_scene(tmp_path / "packed.tif", source.read(), nodata=0, **options)
+    broken = damaged(packed, tmp_path / "town.tif")
+    run(broken, bundle, tmp_path / "strict", "tiling.block=2", "vector=none", expect=1)
+    (entry,) = json.loads((tmp_path / "strict" / "manifest.json").read_text())["scenes"]
+    assert entry["state"] == "failed"
+    assert "town.tif" in entry["error"]
+    assert not (tmp_path / "strict" / "town").exists(), "no output of a failed scene"
+    manifest = run(broken, bundle, tmp_path / "lenient", "tiling.block=2", "max_failed_blocks=99", expect=3)
+    (entry,) = manifest["scenes"]
+    assert entry["blocks"]["failed"]
+    whole, holed = (np.frombuffer(pixels(out)[0], np.uint8) for out in (reference, tmp_path / "lenient"))
+    assert (holed == 255).sum() > (whole == 255).sum()
+    assert (holed[holed != 255] == whole[holed != 255]).all(), "what is there is right"
+
+
 def test_second_run_is_locked_out_then_does_nothing(scene: Path, bundle: Bundle, tmp_path: Path) -> None:
     settings = ("vector=none", "cluster.workers=1")
     first = start(scene, bundle, tmp_path, *settings)
@@ -281,7 +321,7 @@ def test_a_callers_client(scene: Path, bundle: Bundle, reference: Path, tmp_path
     import geounet
     from geounet.config.load import job_from_options
 
-    settings = ["predict.device=cpu", "predict.precision=fp32", "outputs.probability=true", "tiling.block=3"]
+    settings = [*SETTINGS, "tiling.block=3"]
     job = job_from_options([str(scene)], str(bundle.folder), str(tmp_path), settings)
     with LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster, Client(cluster) as client:
         result = geounet.run(job, client=client)
