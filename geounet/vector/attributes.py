@@ -156,7 +156,8 @@ class Ground:
         geod = self._found[0]
         tangent = np.tan(_authalic(lat, float(geod.es)) / 2)
         turn = np.diff(lon)
-        turn = (turn + np.pi) % (2 * np.pi) - np.pi
+        # Differences of near numbers are exact, and must stay so: the far smaller area is what they do not cancel.
+        turn -= 2 * np.pi * np.round(turn / (2 * np.pi))
         t0, t1 = tangent[:-1], tangent[1:]
         excess = 2 * np.arctan2(np.tan(turn / 2) * (t0 + t1), 1 + t0 * t1)
         last = offsets[1:] - 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,7 +70,9 @@ def write(out: Path, layers: Sequence[LayerContent], crs: str | None, metadata: 
     counts: dict[str, int] = {}
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise VectorError(f"{out}: its folder cannot be made ({error.strerror}); give another --out") from error
+    try:
         with _configured(OGR_CURRENT_DATE=stamp):
             for content in layers:
                 counts[content.layer.name] = _write_layer(temporary, content, crs, metadata)
@@ -116,9 +119,25 @@ def _write_layer(path: Path, content: LayerContent, crs: str | None, metadata: d
             # Columns come under the names of the schema; its field metadata says that `geom` is WKB.
             yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)
 
-    # GDAL's default for the identifier is the layer's name; the title is for people.
+    options = {"GEOMETRY_NAME": GEOMETRY, "DESCRIPTION": layer.title, "SPATIAL_INDEX": "YES"}
+    with warnings.catch_warnings():
+        if crs is None:  # the user knows; "undefined Cartesian" says so in the file
+            options["SRID"] = "-1"
+            warnings.filterwarnings("ignore", message="'crs' was not provided")
+        _stream(path, layer, pa.RecordBatchReader.from_batches(schema, counted()), crs, metadata, options)
+    return written
+
+
+def _stream(
+    path: Path,
+    layer: Layer,
+    reader: pa.RecordBatchReader,
+    crs: str | None,
+    metadata: dict[str, str],
+    options: dict[str, str],
+) -> None:
     pyogrio.write_arrow(
-        pa.RecordBatchReader.from_batches(schema, counted()),
+        reader,
         path,
         layer=layer.name,
         driver="GPKG",
@@ -128,9 +147,8 @@ def _write_layer(path: Path, content: LayerContent, crs: str | None, metadata: d
         append=False,
         layer_metadata=metadata or None,
         dataset_options={"VERSION": VERSION},
-        layer_options={"GEOMETRY_NAME": GEOMETRY, "DESCRIPTION": layer.title, "SPATIAL_INDEX": "YES"},
+        layer_options=options,
     )
-    return written
 
 
 def _write_styles(path: Path, layers: Sequence[LayerContent], stamp: str) -> None:

@@ -45,7 +45,7 @@ def load(path: Path, names: Sequence[str] | None = None) -> Arrays:
         If it is missing or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {name: file[name] for name in (names if names is not None else file.files)}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise PartError(f"{path}: part is missing or damaged ({error}); remove its folder and run again") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -255,11 +255,11 @@ def test_no_simplified_coverage_is_invalid(values: Any, cell: int, tolerance: fl
 
 
 @pytest.fixture(scope="module")
-def map_of_pennsylvania(shared_data: Path) -> Iterator[Any]:
+def map_of_pennsylvania(shared_data: Path) -> Any:
     with open_quietly(shared_data / "geotiff_zoo/rio-tiler/cog_cmap.tif") as raster:
         values = raster.read(1)
     values[values == 0] = NODATA
-    yield values
+    return values
 
 
 @pytest.mark.slow

@@ -135,7 +135,7 @@ def town(size: int = 256, seed: int = 0) -> Any:
     y, x = np.mgrid[0:size, 0:size]
     mask = np.zeros((size, size), dtype=np.uint8)
     for _ in range(8):
-        cy, cx, radius = rng.integers(0, size), rng.integers(0, size), rng.integers(8, size // 8)
+        cy, cx, radius = rng.integers(0, size), rng.integers(0, size), rng.integers(6, max(9, size // 8))
         mask[np.hypot(y - cy, (x - cx) * rng.uniform(0.6, 1.5)) < radius + 3 * np.sin(x / 3)] = 3
     for _ in range(size // 8):
         cy, cx = rng.integers(0, size - 24, 2)
