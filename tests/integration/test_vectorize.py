@@ -1,0 +1,286 @@
+"""`geounet vectorize`: any class raster, any probability raster, every option, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyogrio
+import pytest
+import shapely
+
+from geounet.cli.main import main
+from geounet.config.card import Kind
+from geounet.errors import VectorError
+from geounet.types import NODATA
+from geounet.vector.ingest import ingest, ingest_probability
+from tests.support.rasters import write
+from tests.support.vectors import CLASSES, GRID, read, town
+
+
+@pytest.fixture(autouse=True)
+def _quiet_logging() -> Any:
+    """Take away the handler that `main` attaches to the root logger."""
+    import logging
+
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = before
+    root.setLevel(level)
+
+
+def vectorize(*arguments: object) -> int:
+    """Run the command; returns the exit code."""
+    try:
+        return int(main(["vectorize", *map(str, arguments)]) or 0)  # type: ignore[func-returns-value]
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+@pytest.fixture
+def mask(tmp_path: Path) -> Path:
+    """A mask as `run` writes it, with its sidecar."""
+    from geounet.raster.sidecar import write_aux
+
+    path = write(tmp_path / "town_mask.tif", town()[None], nodata=NODATA, transform=GRID)
+    write_aux(tmp_path / "town_mask.tif.aux.xml", CLASSES)
+    return path
+
+
+def features(path: Path, layer: str) -> dict[str, list[Any]]:
+    return read(path, layer)
+
+
+@pytest.mark.parametrize(
+    ("kind", "layers"),
+    [("buildings", ["buildings"]), ("roads", ["road_edges", "road_nodes"]), ("landcover", ["landcover"])],
+)
+def test_kinds_by_the_names_in_the_sidecar(
+    kind: str, layers: list[str], mask: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "deep" / "x.gpkg"
+    assert vectorize(mask, "--out", out, "--kind", kind, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert list(report["layers"]) == layers
+    assert all(report["layers"].values())
+    assert [p.name for p in out.parent.iterdir()] == ["x.gpkg"]
+    assert pyogrio.read_info(out, layer=layers[0])["layer_metadata"]["source"] == "town_mask.tif"
+    if kind == "landcover":
+        assert set(features(out, "landcover")["class"]) == {c.name for c in CLASSES}
+    if kind == "buildings":
+        assert set(features(out, "buildings")["class"]) == {"building"}
+
+
+def test_class_by_name_and_by_code(mask: Path, tmp_path: Path) -> None:
+    for wanted, name in (("green", "a"), ("3", "b")):
+        assert vectorize(mask, "--out", tmp_path / f"{name}.gpkg", "--kind", "buildings", "--class", wanted) == 0
+    assert features(tmp_path / "a.gpkg", "buildings") == features(tmp_path / "b.gpkg", "buildings")
+    assert set(features(tmp_path / "a.gpkg", "buildings")["class"]) == {"green"}
+
+
+def test_cells_and_workers_change_nothing(mask: Path, tmp_path: Path) -> None:
+    for name, how in (("a", ()), ("b", ("--cell", 50)), ("c", ("--cell", 90, "--workers", 2))):
+        assert vectorize(mask, "--out", tmp_path / f"{name}.gpkg", "--kind", "landcover", *how) == 0
+    first = features(tmp_path / "a.gpkg", "landcover")
+    assert features(tmp_path / "b.gpkg", "landcover") == first
+    assert features(tmp_path / "c.gpkg", "landcover") == first
+
+
+def test_every_key_of_the_sections(mask: Path, tmp_path: Path) -> None:
+    def count(kind: str, *how: object) -> tuple[int, int]:
+        out = tmp_path / "k.gpkg"
+        assert vectorize(mask, "--out", out, "--kind", kind, "--overwrite", *how) == 0
+        found = features(out, {"roads": "road_edges"}.get(kind, kind))
+        return len(found["fid"]), int(shapely.get_num_coordinates(shapely.from_wkb(found["geom"])).sum())
+
+    every, vertices = count("buildings", "--min-area-m2", 0, "--min-hole-m2", 0, "--tolerance-px", 0)
+    assert count("buildings", "--min-area-m2", 15, "--tolerance-px", 0)[0] < every
+    assert count("buildings", "--min-area-m2", 0, "--min-hole-m2", 500, "--tolerance-px", 0)[1] < vertices
+    assert count("buildings", "--min-area-m2", 0, "--min-hole-m2", 0, "--tolerance-px", 2)[1] < vertices
+    every, vertices = count("roads", "--min-length-m", 0, "--tolerance-px", 0)
+    assert count("roads", "--min-length-m", 30)[0] < every
+    assert count("roads", "--min-length-m", 0, "--tolerance-px", 2)[1] < vertices
+    every, vertices = count("landcover", "--min-area-m2", 0, "--tolerance-px", 0)
+    assert count("landcover", "--min-area-m2", 40, "--tolerance-px", 0)[0] < every
+    assert count("landcover", "--min-area-m2", 0, "--tolerance-px", 2)[1] < vertices
+    assert count("landcover", "--classes", "green,2")[0] < count("landcover")[0]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "int8"])
+def test_integers_of_all_types(dtype: str, tmp_path: Path) -> None:
+    values = np.zeros((60, 80), dtype=dtype)
+    values[10:30, 10:30] = 7
+    values[40:50, 40:70] = 100 if dtype in ("int8", "uint8") else 1000
+    write(tmp_path / "classes.tif", values[None], nodata=0, transform=GRID)
+    out = tmp_path / "x.gpkg"
+    assert vectorize(tmp_path / "classes.tif", "--out", out, "--kind", "landcover", "--min-area-m2", 0) == 0
+    found = features(out, "landcover")
+    assert found["class"] == ["7", "100" if dtype in ("int8", "uint8") else "1000"]
+    assert [shapely.area(shapely.from_wkb(g)) for g in found["geom"]] == pytest.approx([36, 27])
+
+
+def test_negative_values_and_255_as_a_class(tmp_path: Path) -> None:
+    values = np.full((40, 40), -5, dtype=np.int16)
+    values[5:20, 5:20] = 255
+    found = ingest(write(tmp_path / "a.tif", values[None]), tmp_path)
+    assert found.values == {0: -5, 1: 255}
+    assert [c.name for c in found.classes] == ["-5", "255"]
+    binary = np.zeros((40, 40), dtype=np.uint8)
+    binary[5:30, 5:30] = 255
+    write(tmp_path / "b.tif", binary[None], transform=GRID)
+    out = tmp_path / "b.gpkg"
+    # The only class that is not 0: no --class is needed.
+    assert vectorize(tmp_path / "b.tif", "--out", out, "--kind", "buildings") == 0
+    assert features(out, "buildings")["class"] == ["255"]
+    assert features(out, "buildings")["area_m2"] == [pytest.approx(625 * 0.09, rel=1e-2)]
+
+
+def test_palette_colours_and_masks(tmp_path: Path) -> None:
+    values = town(128)
+    valid = np.where(values == NODATA, 0, 255).astype(np.uint8)
+    values[values == NODATA] = 0
+    path = write(tmp_path / "p.tif", values[None], mask=valid, colormap={1: (10, 20, 30, 255), 2: (200, 100, 0, 255)})
+    found = ingest(path, tmp_path / "work")
+    assert {c.code: c.colour for c in found.classes}[1] == "#0a141e"
+    assert {c.code: c.colour for c in found.classes}[2] == "#c86400"
+    assert Path(found.mask).name == "mask.tif"
+    out = tmp_path / "p.gpkg"
+    assert vectorize(path, "--out", out, "--kind", "landcover", "--min-area-m2", 0, "--tolerance-px", 0) == 0
+    total = shapely.area(shapely.from_wkb(features(out, "landcover")["geom"])).sum()
+    assert total == pytest.approx((valid > 0).sum() * 0.25)
+
+
+def test_a_mask_of_ours_is_not_copied(mask: Path, tmp_path: Path) -> None:
+    found = ingest(mask, tmp_path / "work")
+    assert found.mask == str(mask)
+    assert [(c.name, c.code, c.colour, c.kind) for c in found.classes] == [
+        (c.name, c.code, c.colour, c.kind) for c in CLASSES
+    ]
+
+
+def test_probabilities(tmp_path: Path) -> None:
+    values = np.zeros((60, 60), dtype=np.float32)
+    values[10:30, 10:30] = 0.75
+    values[40:50, 10:40] = 0.4
+    values[0, :5] = np.nan
+    write(tmp_path / "p.tif", values[None], transform=GRID)
+    for threshold, count in ((0.5, 1), (0.4, 2), (0.9, 0)):
+        out = tmp_path / f"{threshold}.gpkg"
+        assert vectorize(tmp_path / "p.tif", "--out", out, "--kind", "buildings", "--threshold", threshold) == 0
+        assert len(features(out, "buildings")["fid"]) == count
+    found = features(tmp_path / "0.5.gpkg", "buildings")
+    assert found["confidence"] == [pytest.approx(191 / 254)]
+    assert found["class"] == ["building"]
+
+
+def test_our_probability_raster(tmp_path: Path) -> None:
+    stored = np.zeros((2, 60, 60), dtype=np.uint8)
+    stored[0] = 254
+    stored[1, 10:30, 10:30], stored[0, 10:30, 10:30] = 200, 54
+    stored[:, 50:] = NODATA
+    names = ("p(background)", "p(house)")
+    path = write(tmp_path / "p.tif", stored, nodata=NODATA, scales=(1 / 254,) * 2, descriptions=names, transform=GRID)
+    out = tmp_path / "x.gpkg"
+    assert vectorize(path, "--out", out, "--kind", "buildings", "--threshold", 0.5, "--class", "house") == 0
+    found = features(out, "buildings")
+    assert found["class"] == ["house"]
+    assert found["confidence"] == [pytest.approx(200 / 254)]
+    by_band = ingest_probability(path, tmp_path / "w", "building", Kind.building, 0.5, band=2)
+    assert by_band.classes[1].name == "house"
+
+
+def test_scores_beyond_one_are_no_confidence(tmp_path: Path) -> None:
+    values = np.zeros((1, 40, 40), dtype=np.uint8)
+    values[0, 5:25, 5:25] = 200
+    path = write(tmp_path / "s.tif", values, transform=GRID)
+    assert vectorize(path, "--out", tmp_path / "x.gpkg", "--kind", "buildings", "--threshold", 128) == 0
+    found = features(tmp_path / "x.gpkg", "buildings")
+    assert len(found["fid"]) == 1
+    assert found["confidence"] == [None]
+
+
+def test_output_is_not_overwritten_unasked(mask: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "x.gpkg"
+    out.write_text("mine")
+    assert vectorize(mask, "--out", out, "--kind", "buildings") == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert out.read_text() == "mine"
+    assert vectorize(mask, "--out", out, "--kind", "buildings", "--overwrite") == 0
+    assert features(out, "buildings")["fid"]
+
+
+def test_refusals(mask: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.tif").write_text("nothing")
+    (tmp_path / "empty.tif").touch()
+    whole = mask.read_bytes()
+    (tmp_path / "half.tif").write_bytes(whole[: len(whole) // 2])
+    noise = np.random.default_rng(0).random((1, 50, 50))
+    write(tmp_path / "float.tif", noise.astype(np.float32))
+    write(tmp_path / "many.tif", (noise * 60000).astype(np.uint16))
+    write(tmp_path / "complex.tif", noise.astype(np.complex64))
+    write(tmp_path / "local.tif", town(64)[None], crs=None, transform=None, nodata=NODATA)
+    good: tuple[object, ...] = (mask, "--out", tmp_path / "x.gpkg", "--kind")
+    for arguments, code, text in (
+        ((tmp_path / "missing.tif", *good[1:], "buildings"), 1, "missing.tif"),
+        ((tmp_path, *good[1:], "buildings"), 1, "no such file"),
+        ((tmp_path / "text.tif", *good[1:], "buildings"), 1, "text.tif"),
+        ((tmp_path / "empty.tif", *good[1:], "buildings"), 1, "empty.tif"),
+        ((tmp_path / "half.tif", *good[1:], "landcover"), 1, "half.tif"),
+        ((tmp_path / "float.tif", *good[1:], "buildings"), 1, "--threshold"),
+        ((tmp_path / "many.tif", *good[1:], "landcover"), 1, "255 different values"),
+        ((tmp_path / "complex.tif", *good[1:], "landcover"), 1, "complex"),
+        ((tmp_path / "local.tif", *good[1:], "landcover", "--min-area-m2", 5), 2, "no coordinate system"),
+        ((*good, "houses"), 2, "houses"),
+        ((*good, "buildings", "--class", "tent"), 2, "1 building"),
+        ((*good, "buildings", "--band", 2), 2, "no band 2"),
+        ((*good, "buildings", "--min-length-m", 2), 2, "--min-length-m"),
+        ((*good, "landcover", "--class", "green"), 2, "--classes"),
+        ((*good, "landcover", "--classes", "green,sea"), 2, "sea"),
+        ((*good, "buildings", "--min-area-m2", -1), 2, "min-area-m2"),
+        ((mask, "--out", tmp_path / "x.shp", "--kind", "buildings"), 2, ".gpkg"),
+        ((mask, "--kind", "buildings"), 2, "--out"),
+    ):
+        assert vectorize(*arguments) == code, arguments
+        said = capsys.readouterr()
+        assert text in said.err, arguments
+        assert "Traceback" not in said.err
+        assert said.out == ""
+    assert not (tmp_path / "x.gpkg").exists()
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_several_classes_and_no_name_that_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "c.tif", town(64)[None], nodata=NODATA)
+    assert vectorize(tmp_path / "c.tif", "--out", tmp_path / "x.gpkg", "--kind", "roads") == 2
+    assert "--class is needed" in capsys.readouterr().err
+    assert vectorize(tmp_path / "c.tif", "--out", tmp_path / "x.gpkg", "--kind", "roads", "--class", 2) == 0
+
+
+@pytest.mark.slow
+def test_every_real_raster_is_processed_or_refused(shared_data: Path, tmp_path: Path) -> None:
+    for path in sorted((shared_data / "geotiff_zoo").rglob("*.tif")):
+        if path.stat().st_size > 3e6:
+            continue
+        try:
+            found = ingest(path, tmp_path / "work")
+        except VectorError as error:
+            said = str(error)
+        else:
+            said = path.name
+            assert len(found.classes) <= 255
+        assert path.name in said
+        assert "\n" not in said
+
+
+@pytest.mark.slow
+def test_a_real_road_mask(shared_data: Path, tmp_path: Path) -> None:
+    path = min((shared_data / "mass_roads" / "masks").glob("*.tif*"))
+    out = tmp_path / "x.gpkg"
+    assert vectorize(path, "--out", out, "--kind", "roads") == 0
+    edges, nodes = features(out, "road_edges"), features(out, "road_nodes")
+    assert len(edges["fid"]) > 30
+    assert max(nodes["degree"]) >= 3
+    assert 3 < np.median(edges["width_m"]) < 20
