@@ -19,7 +19,12 @@ from geounet.types import NODATA, PROBABILITY_STEPS
 if TYPE_CHECKING:
     from geounet.raster.scene import SceneInfo
 
-_CACHE_MB = 256
+_LEAST_CACHE_MB, _MOST_CACHE_MB = 32, 256
+
+
+def _cache_mb(info: SceneInfo, bands: int) -> int:
+    """Return the cache that holds two rows of 512-pixel tiles, so that no part is decoded twice."""
+    return min(max(_LEAST_CACHE_MB, 2 * 512 * info.width * bands // 2**20), _MOST_CACHE_MB)
 
 
 def _palette(classes: Sequence[ClassInfo]) -> str:
@@ -54,7 +59,7 @@ def _wrap(source: Path, info: SceneInfo, tags: Mapping[str, str], bands: Sequenc
 
 
 def _check(source: Path, info: SceneInfo) -> int:
-    with open_quietly(source) as raster:
+    with rasterio.Env(**gdal_env()), open_quietly(source) as raster:
         if (raster.height, raster.width) != (info.height, info.width) or set(raster.dtypes) != {"uint8"}:
             raise ValueError(
                 f"{source}: {raster.width} × {raster.height} px of {raster.dtypes[0]}, "
@@ -95,7 +100,7 @@ def write_mask(
 ) -> None:
     """Write the mask COG: uint8 class codes, nodata 255, colour table, overviews by mode.
 
-    Memory does not depend on the size of the scene.
+    Memory hardly depends on the size of the scene: what is held is some rows of tiles and overviews.
 
     Parameters
     ----------
@@ -117,8 +122,8 @@ def write_mask(
     OSError
         If it cannot be written.
     """
-    with rasterio.Env(**gdal_env(_CACHE_MB)):
-        count = _check(source, info)
+    count = _check(source, info)
+    with rasterio.Env(**gdal_env(_cache_mb(info, count))):
         if count == 1:
             bands = [f"<Description>class</Description>{_palette(classes)}"]
         elif count == len(classes):
@@ -135,8 +140,8 @@ def write_probability(
 
     Parameters, memory and errors are those of `write_mask`; `source` has one band a class, in their order.
     """
-    with rasterio.Env(**gdal_env(_CACHE_MB)):
-        count = _check(source, info)
+    count = _check(source, info)
+    with rasterio.Env(**gdal_env(_cache_mb(info, count))):
         if count != len(classes):
             raise ValueError(f"{source}: {count} bands for {len(classes)} classes")
         scale = 1 / PROBABILITY_STEPS

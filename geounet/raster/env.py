@@ -13,8 +13,8 @@ import rasterio
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-CACHE_MB = 256
-"""Size of GDAL's block cache. GDAL's own default is 5 % of the machine's memory, for every process."""
+CACHE_MB = 64
+"""Size of GDAL's block cache, MiB. GDAL's own default is 5 % of the machine's memory, for every process."""
 
 GDAL_ERRORS: tuple[type[Exception], ...] = (RasterioError, CPLE_BaseError)
 """What rasterio raises when GDAL fails; some of its functions pass GDAL's own errors on."""
@@ -25,8 +25,8 @@ _LOCK = threading.Lock()
 def gdal_env(cache_mb: int = CACHE_MB) -> dict[str, Any]:
     """Return the options for `rasterio.Env` under which this package reads and writes.
 
-    GDAL takes the size of its block cache at its first use in a process and never changes it afterwards, so this
-    environment must be the first one a process enters.
+    The block cache is shared by all threads of a process, and rasterio resizes it whenever an environment that names a
+    size is entered: code that asks for another size asks for the whole process.
 
     Parameters
     ----------

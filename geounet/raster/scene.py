@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -19,9 +20,9 @@ from affine import Affine
 from geounet.errors import SceneError
 from geounet.raster import validity
 from geounet.raster.bands import choose
-from geounet.raster.env import GDAL_ERRORS, gdal_env
+from geounet.raster.env import CACHE_MB, GDAL_ERRORS, gdal_env
 from geounet.raster.georef import apply, crop, ground_sample_distance
-from geounet.raster.layer import Pixels, check_extent, declares, layer_of, onto
+from geounet.raster.layer import Layer, Pixels, check_extent, declares, layer_of, onto
 from geounet.raster.resample import source_rect
 from geounet.raster.source import block_bytes, content_files, open_source
 from geounet.types import Rect
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 RULES = "1"
 """Version of how pixels and validity are read; part of the fingerprint, so that results of other rules do not mix."""
 
+_BLOCK_ROWS, _BLOCK_COLS = 512, 8192
+_MOST_CACHE_MB = 512
 _HEADER = 65536
 _SEQUENTIAL = frozenset({"PNG", "JPEG", "GIF", "WEBP"})
 _SEQUENTIAL_PIXELS = 10**8
@@ -188,6 +191,7 @@ class Scene:
 
             self._area = Area(spec.aoi, self._crs_wkt, self._base.transform, self._shape)
         self._validity = self._list_validity()
+        self._cache_mb = _cache_mb(self._layers)
 
     def _fill_values(self) -> tuple[float, ...] | None:
         fill = self.spec.nodata
@@ -344,7 +348,7 @@ class Scene:
             valid &= self._area.read(rect)
         blanks: list[NDArray[np.bool_]] = []
         fills: list[NDArray[np.bool_]] = []
-        with rasterio.Env(**gdal_env()):
+        with rasterio.Env(**gdal_env(self._cache_mb)):
             for layer in self._layers:
                 own = rect if layer.shape == self._shape else source_rect(rect, self._shape, layer.shape)
                 pixels = layer.read(own, self._fill, wanted=values is not None)
@@ -371,6 +375,16 @@ class Scene:
                     values[position] = plane
                 else:
                     values[position] = plane * np.float64(band.scale) + band.offset
+
+
+def _cache_mb(layers: Sequence[Layer]) -> int:
+    """Return the cache that holds the files' tiles under a row of a block of work, so that none is decoded twice."""
+    need = 0
+    for layer in layers:
+        rows, cols = layer.raster.block_shapes[0]
+        across = -(-min(layer.shape[1], _BLOCK_COLS) // cols) + 1
+        need += 2 * across * max(1, min(_BLOCK_ROWS // rows, layer.shape[0] // rows)) * block_bytes(layer.raster)
+    return min(max(CACHE_MB, need // 2**20), _MOST_CACHE_MB)
 
 
 def _wkt(raster: Any) -> str | None:

@@ -261,7 +261,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
         )  # fmt: skip
         peaks.append(int(done.stdout))
         shutil.rmtree(folder)
-    assert peaks[1] < peaks[0] * 1.25, peaks
+    # The larger mask has 320 MiB with its overviews, the smaller one 20; what grows is the width of a row of tiles.
+    assert peaks[1] - peaks[0] < 128, peaks
 
 
 def test_info_is_replaceable():
