@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import uuid
 from collections.abc import Iterator
@@ -12,6 +13,13 @@ from pathlib import Path
 def temporary_beside(path: Path) -> Path:
     """Return an unused name in the same folder; unique across processes and machines that share the storage."""
     return path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp{path.suffix}")
+
+
+def remove_temporary(temporary: Path) -> None:
+    """Remove a temporary file and what a writer put beside it (GDAL: overviews, sidecars)."""
+    stem = temporary.name.removesuffix(temporary.suffix)
+    for rest in temporary.parent.glob(f"{glob.escape(stem)}*"):
+        rest.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -27,12 +35,11 @@ def atomic(path: Path) -> Iterator[Path]:
         with temporary.open("r+b") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    finally:
+        remove_temporary(temporary)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file atomically."""
+    """Write a UTF-8 text file atomically, with line feeds on every system."""
     with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")

@@ -54,6 +54,9 @@ def configure(verbosity: int = 0, *, json_lines: bool = False) -> None:
     json_lines
         One JSON object a line instead of text.
     """
+    # GDAL's errors are raised and told in our words; rasterio would log each a second time.
+    for name in ("rasterio._env", "rasterio._err"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     root = logging.getLogger()
     handler = next((h for h in root.handlers if isinstance(h, _Stderr)), None)
     if handler is None:

@@ -58,7 +58,7 @@ def choose_bands(info: SceneInfo, card: Card) -> tuple[int | str, ...] | None:
     """
     names = [name.lower() for name in info.band_names]
     if all(band.lower() in names for band in card.input.bands) and len(set(names)) == len(names):
-        return tuple(names.index(band.lower()) + 1 for band in card.input.bands)
+        return tuple(info.band_names[names.index(band.lower())] for band in card.input.bands)
     return None
 
 

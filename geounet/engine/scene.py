@@ -148,12 +148,22 @@ class SceneRun:
         info = describe(spec)
         if self.job.bands == "auto":
             chosen = choose_bands(info, card)
-            if chosen is not None and chosen != tuple(range(1, len(info.band_names) + 1)):
+            if chosen is not None and chosen != info.band_names:
                 spec = replace(spec, bands=chosen)
                 info = describe(spec)
+            elif chosen is None and len(info.band_names) == 1 < len(card.input.bands):
+                spec, info = self._expanded(spec, info)
         check_bands(info, card)
         check_data_type(info, card, self.job)
         return spec, info
+
+    def _expanded(self, spec: SceneSpec, info: SceneInfo) -> tuple[SceneSpec, SceneInfo]:
+        """Return a single band with a colour table as the colours that the card names, if it is one."""
+        named = replace(spec, bands=tuple(self.bundle.card.input.bands))
+        try:
+            return named, describe(named)
+        except SceneError:
+            return spec, info
 
     def finished(self) -> dict[str, Any] | None:
         """Return the manifest of this job's finished output, or None if there is work to do. Needs no cluster.

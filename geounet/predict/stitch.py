@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from geounet.config.card import Card
+from geounet.errors import PartError
 from geounet.grid.blocks import BlockId
 from geounet.models.bundle import load_bundle
 from geounet.predict.decide import FINE_NODATA
@@ -52,6 +53,16 @@ def probability_mosaic(recipe: Recipe) -> Path:
     return Path(recipe.folder) / "prob.vrt"
 
 
+def _whole(write: Callable[..., None], source: Path, dest: Path, *args: Any) -> None:
+    """Write a raster from parts; GDAL's errors have no number when a part is missing or damaged."""
+    try:
+        write(source, dest, *args)
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise PartError(f"{error}; run again to make missing parts anew") from None
+
+
 def stitch(
     recipe: Recipe,
     info: SceneInfo,
@@ -74,7 +85,7 @@ def stitch(
     classes = card.classes if multilabel else card.mask_classes()
     mask = folder / f"{name}_mask.tif"
     source = scene_mosaic(recipe, info, "mask", card.channels if multilabel else 1, failed)
-    write_mask(source, mask, info, classes, tags)
+    _whole(write_mask, source, mask, info, classes, tags)
     write_qml(folder / f"{name}_mask.qml", classes, multilabel=multilabel)
     write_aux(folder / f"{name}_mask.tif.aux.xml", classes, multilabel=multilabel)
     files = {"mask": mask.name, "style": f"{name}_mask.qml", "aux": f"{name}_mask.tif.aux.xml"}
@@ -82,6 +93,6 @@ def stitch(
         source = scene_mosaic(recipe, info, "prob", card.channels, failed)
         if probability:
             dest = folder / f"{name}_prob.tif"
-            write_probability(source, dest, info, card.classes, tags)
+            _whole(write_probability, source, dest, info, card.classes, tags)
             files["probability"] = dest.name
     return {"files": files, "seconds": round(time.perf_counter() - started, 3)}

@@ -10,9 +10,9 @@ from xml.sax.saxutils import escape, quoteattr
 import rasterio
 import rasterio.shutil
 
+from geounet.atomic import atomic, write_text
 from geounet.config.card import ClassInfo
 from geounet.raster.env import GDAL_ERRORS, gdal_env, one_line, open_quietly
-from geounet.raster.files import replacing, write_text
 from geounet.raster.parts import geotransform_xml, srs_xml
 from geounet.types import NODATA, PROBABILITY_STEPS
 
@@ -72,7 +72,7 @@ def _write(
     source: Path, dest: Path, info: SceneInfo, tags: Mapping[str, str], bands: Sequence[str], **how: Any
 ) -> None:
     dest.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(dest) as temporary:
+    with atomic(dest) as temporary:
         vrt = temporary.with_name(f"{temporary.name}.vrt")
         write_text(vrt, _wrap(source, info, tags, bands))
         try:

@@ -14,9 +14,9 @@ import numpy as np
 import rasterio
 from rasterio.io import MemoryFile
 
+from geounet.atomic import atomic
 from geounet.errors import PartError
 from geounet.raster.env import GDAL_ERRORS, gdal_env, one_line, open_quietly
-from geounet.raster.files import replacing
 from geounet.types import Rect
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -93,7 +93,7 @@ def write_part(path: Path, array: Array, rect: Rect, nodata: int, tags: Mapping[
     array = np.ascontiguousarray(array)
     own = {_CHECKSUM: f"{zlib.crc32(array.data):08x}", _RECT: ",".join(map(str, rect))}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with rasterio.Env(**gdal_env()), replacing(path) as temporary:
+    with rasterio.Env(**gdal_env()), atomic(path) as temporary:
         try:
             with open_quietly(
                 temporary,
@@ -218,7 +218,7 @@ def write_mosaic(
             raise ValueError(f"{part}: {rect} does not lie within {whole}")
         placed.append((escape(Path(os.path.relpath(part, path.parent)).as_posix()), rect))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as out:
+    with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as out:
         out.write(f'<VRTDataset rasterXSize="{shape[1]}" rasterYSize="{shape[0]}">\n')
         out.write(srs_xml(crs_wkt) + geotransform_xml(transform))
         for band in range(1, count + 1):

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
+from geounet.atomic import write_text
 from geounet.config.card import ClassInfo
-from geounet.raster.files import write_text
 
 _RAT_FIELDS = (("Value", 0, 5), ("ClassName", 2, 2), ("Red", 0, 6), ("Green", 0, 7), ("Blue", 0, 8), ("Alpha", 0, 9))
 """Name, GDAL's type (0 integer, 2 string) and usage (minmax, name, red, green, blue, alpha) of each column."""

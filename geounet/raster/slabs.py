@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from geounet.atomic import temporary_beside
+from geounet.atomic import remove_temporary, temporary_beside
 from geounet.raster.env import open_quietly
 from geounet.raster.parts import _block, _compression
 
@@ -98,7 +98,7 @@ class SlabWriter:
         finally:
             self._dataset.close()
             if kind is not None:
-                self._temporary.unlink(missing_ok=True)
+                remove_temporary(self._temporary)
         if kind is None:
             with self._temporary.open("r+b") as file:
                 os.fsync(file.fileno())

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from geounet import atomic
 from geounet.errors import PartError
-from geounet.raster import files, parts
+from geounet.raster import parts
 from geounet.raster.env import open_quietly
 from geounet.raster.parts import read_part, write_mosaic, write_part
 from geounet.types import Rect
@@ -93,7 +94,7 @@ def test_unwritable_folder_is_an_os_error(tmp_path):
 
 def test_nothing_is_left_after_an_error(tmp_path):
     def fail():
-        with files.replacing(tmp_path / "a[1].tif") as temporary:
+        with atomic.atomic(tmp_path / "a[1].tif") as temporary:
             temporary.write_bytes(b"x")
             temporary.with_name(temporary.name + ".ovr.tmp").write_bytes(b"x")
             raise RuntimeError("stop")
@@ -108,14 +109,14 @@ def test_an_old_file_stays_until_the_new_one_is_complete(tmp_path):
     path.write_text("old")
 
     def fail():
-        with files.replacing(path) as temporary:
+        with atomic.atomic(path) as temporary:
             temporary.write_text("half")
             raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):
         fail()
     assert path.read_text() == "old"
-    files.write_text(path, "new")
+    atomic.write_text(path, "new")
     assert path.read_text() == "new"
 
 

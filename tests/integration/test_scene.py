@@ -1,0 +1,240 @@
+"""One scene through all stages in this process, with a small real U-Net: options, refusals, what is left behind."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+
+from geounet.batch.run import run as run_job
+from geounet.batch.run import scene_runs
+from geounet.batch.status import clean, read_status
+from geounet.config.job import Job
+from geounet.config.load import job_from_options
+from geounet.engine.pool import InlinePool
+from geounet.errors import GeounetError, JobError, OutputExistsError, SceneError
+from geounet.models.bundle import Bundle
+from tests.support.local import write_scene
+from tests.support.models import small_unet
+
+FAST = ("predict.device=cpu", "predict.precision=fp32", "tiling.tile=64", "tiling.overlap=16")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return small_unet(tmp_path_factory.mktemp("models") / "small", gsd=0.3)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = np.random.default_rng(1)
+    values = rng.integers(20, 255, (3, 7, 9)).repeat(16, axis=1).repeat(16, axis=2).astype(np.uint8)
+    return write_scene(tmp_path_factory.mktemp("scenes") / "place.tif", values)
+
+
+def job_of(scene: Path | list[str], bundle: Bundle, out: Path, *settings: str) -> Job:
+    scenes = scene if isinstance(scene, list) else [str(scene)]
+    return job_from_options(scenes, str(bundle.folder), str(out), [*FAST, *settings])
+
+
+def run(scene: Path, bundle: Bundle, out: Path, *settings: str) -> dict[str, Any]:
+    """Run one scene without a cluster and return its manifest."""
+    (one,) = scene_runs(job_of(scene, bundle, out, *settings))
+    one.pool = InlinePool()
+    done = one.finished()
+    return done if done is not None else one.run()
+
+
+def mask(out: Path, name: str = "place") -> np.ndarray:
+    with rasterio.open(out / name / f"{name}_mask.tif") as file:
+        return file.read()
+
+
+def test_all_stages(scene: Path, bundle: Bundle, tmp_path: Path) -> None:
+    manifest = run(scene, bundle, tmp_path, "outputs.probability=true")
+    files = {p.name for p in (tmp_path / "place").iterdir()}
+    assert files == {*manifest["files"].values(), "manifest.json"}
+    assert json.loads((tmp_path / "place" / "manifest.json").read_text())["key"] == manifest["key"]
+    assert manifest["tiles"]["inferred"] == manifest["grid"]["tiles"]
+    assert sum(a["pixels"] for a in manifest["area"].values()) == 112 * 144
+    assert set(manifest["features"]) == {"buildings", "road_edges", "road_nodes", "landcover"}
+    assert not list((tmp_path / ".geounet").rglob("*.tif")), "parts go when the scene is done"
+    item = json.loads((tmp_path / "place" / "place.json").read_text())
+    assert item["assets"]["mask"]["href"].endswith("place_mask.tif")
+
+
+def test_a_second_run_does_nothing_and_another_job_is_refused(scene: Path, bundle: Bundle, tmp_path: Path) -> None:
+    run(scene, bundle, tmp_path, "vector=none")
+    assert run(scene, bundle, tmp_path, "vector=none")["state"] == "unchanged"
+    with pytest.raises(OutputExistsError, match="overwrite"):
+        run(scene, bundle, tmp_path, "vector=none", "predict.tta=d4")
+    assert run(scene, bundle, tmp_path, "vector=none", "predict.tta=d4", "outputs.overwrite=true")["tta"] == "d4"
+
+
+def test_a_lost_file_is_made_again(scene: Path, bundle: Bundle, tmp_path: Path) -> None:
+    run(scene, bundle, tmp_path, "vector=none")
+    before = mask(tmp_path)
+    (tmp_path / "place" / "place_mask.tif").unlink()
+    run(scene, bundle, tmp_path, "vector=none")
+    assert (mask(tmp_path) == before).all()
+
+
+@pytest.mark.parametrize("tta", ["flips", "d4"])
+def test_augmentation_makes_the_result_symmetric(bundle: Bundle, tmp_path: Path, tta: str) -> None:
+    """The mirrored scene has the mirrored mask, which without augmentation it has not."""
+    rng = np.random.default_rng(5)
+    values = rng.integers(20, 255, (3, 4, 4)).repeat(16, axis=1).repeat(16, axis=2).astype(np.uint8)
+    same = {}
+    for option in ("none", tta):
+        masks = []
+        for name, pixels in (("a", values), ("b", values[:, :, ::-1])):
+            path = write_scene(tmp_path / option / f"{name}.tif", np.ascontiguousarray(pixels))
+            run(path, bundle, tmp_path / option, "vector=none", f"predict.tta={option}")
+            masks.append(mask(tmp_path / option, name))
+        same[option] = (masks[0] == masks[1][:, :, ::-1]).mean()
+    assert same[tta] > 0.999 > same["none"]
+
+
+def test_a_window_first(scene: Path, bundle: Bundle, tmp_path: Path) -> None:
+    run(scene, bundle, tmp_path, "vector=none", "bbox=[500006, 4999973, 500024, 4999991]")
+    with rasterio.open(tmp_path / "place" / "place_mask.tif") as file:
+        assert file.shape == (60, 60)
+        assert file.bounds == pytest.approx((500006.1, 4999972.8, 500024.1, 4999990.8), abs=0.31)
+
+
+def test_aoi_and_undeclared_fill(bundle: Bundle, tmp_path: Path) -> None:
+    import geopandas
+    from shapely import box
+
+    values = np.random.default_rng(3).integers(20, 250, (3, 64, 96)).astype(np.uint8)
+    values[:, :, :20] = 255
+    path = write_scene(tmp_path / "place.tif", values)
+    area = geopandas.GeoDataFrame(geometry=[box(500000, 4999980.8 + 6, 500028.8, 5000000)], crs="EPSG:32633")
+    area.to_file(tmp_path / "aoi.gpkg")
+    run(path, bundle, tmp_path / "out", "vector=none", "nodata=255", f"aoi={tmp_path / 'aoi.gpkg'}")
+    valid = mask(tmp_path / "out")[0] != 255
+    assert not valid[:, :20].any()
+    assert not valid[45:].any()
+    assert valid[:44, 20:].all()
+
+
+def test_several_models_have_folders_of_their_own(scene: Path, bundle: Bundle, tmp_path: Path) -> None:
+    other = small_unet(tmp_path / "other", seed=1, gsd=0.3)
+    card = other.card.model_copy(update={"name": "other"})
+    (other.folder / "model.json").write_text(card.model_dump_json())
+    job = Job.model_validate(
+        {
+            "scenes": [str(scene)],
+            "models": [str(bundle.folder), str(other.folder)],
+            "outputs": {"folder": str(tmp_path / "out")},
+            "vector": "none",
+        }
+    )
+    folders = [r.folder.relative_to(tmp_path / "out").as_posix() for r in scene_runs(job)]
+    assert folders == ["place/small", "place/other"]
+    assert len({r._name() for r in scene_runs(job)}) == 2
+
+
+def test_scenes_that_do_not_fit_are_refused(bundle: Bundle, tmp_path: Path) -> None:
+    values = np.ones((3, 70, 70), np.uint8)
+    coarse = write_scene(tmp_path / "coarse.tif", values, transform=rasterio.Affine(2, 0, 5e5, 0, -2, 5e6))
+    four = write_scene(tmp_path / "four.tif", np.ones((4, 70, 70), np.uint8), photometric="MINISBLACK")
+    bare = write_scene(tmp_path / "bare.tif", values, crs=None, transform=rasterio.Affine(1, 0, 0, 0, 1, 0.5))
+    deep = write_scene(tmp_path / "deep.tif", values.astype(np.uint16))
+    strict = small_unet(tmp_path / "strict", gsd=0.3)
+    card = strict.card.model_copy(update={"input": strict.card.input.model_copy(update={"data_type": "uint8"})})
+    (strict.folder / "model.json").write_text(card.model_dump_json())
+    for path, of, settings, words in (
+        (coarse, bundle, (), "resample: auto"),
+        (four, bundle, (), "bands"),
+        (bare, bundle, ("resample=auto",), "georeference"),
+        (deep, strict, (), "uint16"),
+    ):
+        with pytest.raises(SceneError, match=words) as caught:
+            run(path, of, tmp_path / "out", *settings)
+        assert path.name in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists(), "a refused scene leaves nothing"
+    run(coarse, bundle, tmp_path / "out", "resample=never", "vector=none")
+    run(deep, strict, tmp_path / "out", "data_type=ignore", "vector=none")
+    run(four, bundle, tmp_path / "out", "bands=3,2,1", "vector=none")
+
+
+def test_bands_are_found_by_name(bundle: Bundle, tmp_path: Path) -> None:
+    values = np.random.default_rng(2).integers(20, 250, (4, 64, 64)).astype(np.uint8)
+    plain = write_scene(tmp_path / "plain.tif", values[[2, 1, 0]])
+    path = tmp_path / "named.tif"
+    write_scene(path, values)
+    with rasterio.open(path, "r+") as file:
+        file.descriptions = ("blue", "green", "red", "nir")
+    run(plain, bundle, tmp_path / "out", "vector=none")
+    run(path, bundle, tmp_path / "out", "vector=none")
+    assert (mask(tmp_path / "out", "plain") == mask(tmp_path / "out", "named")).all()
+
+
+def test_impossible_tilings_are_usage_errors(scene: Path, bundle: Bundle, tmp_path: Path) -> None:
+    for setting, words in (("tiling.tile=50", "multiple"), ("tiling.overlap=12", "multiple")):
+        with pytest.raises(JobError, match=words):
+            run(scene, bundle, tmp_path, setting)
+
+
+def test_names_are_unique_and_patterns_match(scene: Path, bundle: Bundle, tmp_path: Path) -> None:
+    twin = write_scene(tmp_path / "elsewhere" / "place.tif", np.ones((3, 8, 8), np.uint8))
+    with pytest.raises(JobError, match="place"):
+        scene_runs(job_of([str(scene), str(twin)], bundle, tmp_path))
+    with pytest.raises(JobError, match="matches no file"):
+        scene_runs(job_of([str(tmp_path / "*.xyz")], bundle, tmp_path))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(JobError, match="no raster"):
+        scene_runs(job_of([str(tmp_path / "empty")], bundle, tmp_path))
+    assert len(scene_runs(job_of([str(scene), str(scene.parent)], bundle, tmp_path))) == 1, "one scene, found twice"
+
+
+def test_a_failed_scene_does_not_stop_the_others(scene: Path, bundle: Bundle, tmp_path: Path) -> None:
+    text = tmp_path / "text.tif"
+    text.write_text("no raster")
+    result = run_job(job_of([str(text)], bundle, tmp_path / "out", "vector=none"))
+    assert result.exit_code == 1
+    assert (tmp_path / "out" / "report.html").exists()
+    state = read_status(tmp_path / "out")
+    assert [(s["name"], s["state"]) for s in state["scenes"]] == [("text", "failed")]
+
+
+def test_interrupted_parts_are_shown_and_cleaned(scene: Path, bundle: Bundle, tmp_path: Path) -> None:
+    class Stops(InlinePool):
+        def run(self, tasks: Any, follow: Any = None) -> Any:
+            for outcome in super().run(tasks, follow):
+                yield outcome
+                if outcome.task.name.startswith("infer"):
+                    raise KeyboardInterrupt
+
+    (one,) = scene_runs(job_of(scene, bundle, tmp_path, "tiling.block=1"))
+    one.pool = Stops()
+    with pytest.raises(KeyboardInterrupt):
+        one.run()
+    (entry,) = read_status(tmp_path)["scenes"]
+    assert entry["state"] == "interrupted"
+    assert entry["blocks"] == {"total": 6, "done": 1}
+    assert clean(tmp_path)[0] == 1
+    assert read_status(tmp_path)["scenes"] == []
+    with pytest.raises(GeounetError, match="no output folder"):
+        read_status(tmp_path / "nowhere")
+
+
+def test_parts_of_another_input_are_not_used(scene: Path, bundle: Bundle, tmp_path: Path) -> None:
+    """The same file name with other content starts anew."""
+    values = np.random.default_rng(9).integers(20, 250, (3, 112, 144)).astype(np.uint8)
+    first = write_scene(tmp_path / "in" / "place.tif", values)
+    (one,) = scene_runs(job_of(first, bundle, tmp_path / "out", "vector=none"))
+    _, before = one.prepare(dry=True)
+    write_scene(first, 255 - values)
+    (two,) = scene_runs(job_of(first, bundle, tmp_path / "out", "vector=none"))
+    _, after = two.prepare(dry=True)
+    assert before.key != after.key
+    assert before.folder != after.folder
+    assert replace(one.spec) == two.spec
