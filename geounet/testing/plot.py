@@ -69,8 +69,12 @@ class Plot:
         self.draw.add("ground", polygon, colour, stuff)
 
     def street(self, line: Points, width: float, kind: str = "street") -> None:
-        """Add a street of this face."""
-        self.roads.append(Road(line, width, kind, self.rng.uniform(-0.5, 0.5)))
+        """Add a street of this face, unless it would follow a river: bridges are short."""
+        tone = self.rng.uniform(-0.5, 0.5)
+        station, _ = stations(line)
+        wet = (river_gap(self.seed, line) < 3.0).astype(float)
+        if float(np.sum((wet[1:] + wet[:-1]) / 2 * np.diff(station))) < 45.0:
+            self.roads.append(Road(line, width, kind, tone))
 
     def plant(
         self, points: Points, low: float, high: float, *, bush: bool = False, colour: Colour | None = None

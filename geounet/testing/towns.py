@@ -74,15 +74,12 @@ def _parked(p: Plot, line: Points, width: float, style: houses.Style) -> None:
             d += p.rng.uniform(6.5, 13)
 
 
-def _streets(
-    p: Plot, columns: list[int], rows: list[int], width: float, kind: str = "street"
-) -> list[tuple[Points, float]]:
+def _streets(p: Plot, columns: list[int], rows: list[int], width: float) -> list[tuple[Points, float]]:
     lines = [(p.grid[:, k].copy(), width) for k in columns] + [(p.grid[k].copy(), width) for k in rows]
-    # bridges are short: a street that would follow the river is left out
-    lines = [item for item in lines if np.count_nonzero(river_gap(p.seed, item[0]) < 3.0) <= 4]
+    before = len(p.roads)
     for line, _ in lines:
-        p.street(line, width, kind)
-    return lines
+        p.street(line, width)
+    return [(road.line, road.width) for road in p.roads[before:]]
 
 
 def _frame(p: Plot) -> list[tuple[Points, float]]:
