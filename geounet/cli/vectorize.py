@@ -38,7 +38,7 @@ METRES = click.FloatRange(min=0)
 @click.option("--min-length-m", type=METRES, help="Shorter dead ends and loose pieces of roads are left out.")
 @click.option("--tolerance-px", type=METRES, help="Simplification; 0: none.")
 @click.option("--classes", metavar="A,B", help="Land-cover classes to write, by name or code.  [default: all]")
-@click.option("--cell", type=click.IntRange(min=1), help="Side of a vector cell, px; bounds memory.  [default: 2048]")
+@click.option("--cell", type=click.IntRange(min=1), help="Side of a vector cell, px; bounds memory.  [default: 1024]")
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes.")
 @click.option("--overwrite", is_flag=True, help="Replace the output file.")
 @json_option

@@ -118,6 +118,10 @@ def _corners(path: Path) -> Bools:
     return unpacked
 
 
+AT_ONCE = 50_000
+"""Polygons that are made to geometries at once: as objects they take many times the room of their coordinates."""
+
+
 @dataclass(frozen=True)
 class FinishTask:
     """Features to make of the polygons of one part."""
@@ -137,7 +141,9 @@ def finish_part(task: FinishTask) -> dict[str, int]:
     """Make the features of a part, unless they are there. Returns a receipt."""
     if not task.path.exists():
         polygons = polygons_of(task.stage, task.what, task.index)
-        parts.save_table(task.path, task.finish(task.stage, polygons))
+        starts = range(0, max(1, len(polygons)), AT_ONCE)
+        slices = (polygons.part(at, min(at + AT_ONCE, len(polygons))) for at in starts)
+        parts.save_tables(task.path, (task.finish(task.stage, some) for some in slices))
     return {"bytes": task.path.stat().st_size}
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,18 +22,11 @@ BATCH = 50_000
 """Features of a batch that goes to the GeoPackage."""
 
 
-def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write a file that appears under its name when it is complete."""
-    with atomic(path) as temporary:
-        temporary.write_bytes(content)
-
-
 def save(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> int:
     """Write arrays as an uncompressed `.npz`; returns its size in bytes."""
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
-    write_bytes(path, buffer.getbuffer())
-    return buffer.tell()
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+    return path.stat().st_size
 
 
 def load(path: Path, names: Sequence[str] | None = None) -> Arrays:
@@ -53,21 +46,24 @@ def load(path: Path, names: Sequence[str] | None = None) -> Arrays:
 
 def save_array(path: Path, array: npt.NDArray[Any]) -> int:
     """Write one array as `.npy`, which can be read in windows; returns its size in bytes."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    write_bytes(path, buffer.getbuffer())
-    return buffer.tell()
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+    return path.stat().st_size
 
 
-def save_table(path: Path, features: pa.Table) -> int:
-    """Write features as an Arrow file; returns its size in bytes. The column `id` is sorted."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, features.schema) as writer:
-        # One batch, so that rows can be taken from it without joining chunks.
-        writer.write_table(features.combine_chunks(), max_chunksize=max(1, features.num_rows))
-    buffer = sink.getvalue()
-    write_bytes(path, memoryview(buffer))
-    return int(buffer.size)
+def save_tables(path: Path, tables: Iterable[pa.Table]) -> int:
+    """Write features as an Arrow file, table after table of one schema; returns its size in bytes.
+
+    There is at least one table. The column `id` is sorted over all of them.
+    """
+    with atomic(path) as temporary, ExitStack() as stack:
+        sink = stack.enter_context(pa.OSFile(str(temporary), "wb"))
+        writer = None
+        for table in tables:
+            if writer is None:
+                writer = stack.enter_context(pa.ipc.new_file(sink, table.schema))
+            writer.write_table(table)
+    return path.stat().st_size
 
 
 def open_table(path: Path) -> pa.Table:

@@ -66,6 +66,19 @@ class Polygons:
     def __len__(self) -> int:
         return len(self.first)
 
+    def part(self, low: int, high: int) -> Polygons:
+        """Return the polygons from `low` to `high`."""
+        rings = slice(self.shells[low], self.shells[high] + 1)
+        offsets = self.rings[rings]
+        vertices = slice(offsets[0], offsets[-1])
+        return Polygons(
+            **{name: getattr(self, name)[low:high] for name in TABLE},
+            coords=self.coords[vertices],
+            junction=self.junction[vertices],
+            rings=offsets - offsets[0],
+            shells=self.shells[low : high + 1] - self.shells[low],
+        )
+
 
 @dataclass(frozen=True)
 class Stage:

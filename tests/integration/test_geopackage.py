@@ -214,6 +214,16 @@ def test_nothing_depends_on_cells_order_or_workers(scene: Any, tmp_path: Path) -
     assert contents(other.out) == expected
 
 
+def test_how_many_are_made_at_once_changes_nothing(scene: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, asked, _ = scene
+    monkeypatch.setattr("geounet.vector.features.AT_ONCE", 3)
+    monkeypatch.setattr("geounet.vector.parts.BATCH", 7)
+    monkeypatch.setattr("geounet.vector.polygons.PLAN_VERTICES", 50)
+    other = dataclasses.replace(asked, out=tmp_path / "few.gpkg", work=tmp_path / "work")
+    build(other)
+    assert contents(other.out) == contents(asked.out)
+
+
 def test_areas_are_geodesic_and_add_up(scene: Any) -> None:
     mask, asked, _ = scene
     everything = Vector.model_validate({"landcover": {"min_area_m2": 0, "tolerance_px": 0}})

@@ -131,9 +131,10 @@ def test_features_of_many_files_come_in_one_order(tmp_path: Path, monkeypatch: p
     paths = []
     for k, part in enumerate(np.array_split(ids, 7)):
         paths.append(tmp_path / f"{k}.arrow")
-        parts.save_table(paths[-1], table(sorted(part.tolist())))
+        ids_of = sorted(part.tolist())
+        parts.save_tables(paths[-1], [table(ids_of[:50]), table(ids_of[50:])])
     paths.append(tmp_path / "none.arrow")
-    parts.save_table(paths[-1], table([]))
+    parts.save_tables(paths[-1], [table([])])
     monkeypatch.setattr(parts, "BATCH", 90)
     schema = pa.schema([("id", pa.int64()), ("name", pa.string())])
     batches = list(parts.merged(paths, schema))
