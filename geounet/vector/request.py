@@ -15,7 +15,7 @@ FORMAT = "geounet-vector/1"
 """Changes when the same request gives another result, so that parts of older versions are not reused."""
 
 DEFAULT_CELL = 1024
-"""Side of a vector cell in pixels where `auto` is asked: faster than larger ones (caches), and below 1 GB even for noise."""
+"""Side of a vector cell in pixels where `auto` is asked: faster than larger ones, and about 1 GB even for noise."""
 
 
 @dataclass(frozen=True)
