@@ -1,0 +1,1 @@
+"""Measurements: speed against other programs, seams, precision, memory. `python -m benchmarks NAME`."""

@@ -1,0 +1,76 @@
+"""Tile sizes, batches and threads: throughput of the network alone, and of whole runs by number of workers."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.alone import forward
+from benchmarks.harness import Row, interleaved, launch, note, python, report, summary
+from benchmarks.material import fresh, made_up, random_model
+
+SIDES = (256, 384, 512, 640, 768, 896, 928, 1024, 1152)
+BATCHES = ((256, 2), (256, 4), (512, 2), (512, 4), (1024, 2))
+"""Tile and batch that are tried beside a batch of one."""
+
+
+def throughput(model: Path, tile: int, batch: int, precision: str, threads: int, seconds: float) -> list[float]:
+    """Return megapixels per second of single forwards, for at least `seconds` and three of them."""
+    once = forward(str(model), tile, batch, precision, threads, as_built=False)
+    once()
+    rates: list[float] = []
+    ends = time.perf_counter() + seconds
+    while len(rates) < 3 or time.perf_counter() < ends:
+        started = time.perf_counter()
+        once()
+        rates.append(batch * tile * tile / 1e6 / (time.perf_counter() - started))
+    return rates
+
+
+def run(
+    work: Path, out: Path | None, *, size: int = 4096, repeats: int = 3, sides: Sequence[int] = SIDES,
+    seconds: float = 1.0,
+) -> dict[str, Any]:  # fmt: skip
+    """Measure and report; `size` is the side of the scene of the whole runs, px."""
+    from geounet.engine.cluster import cores
+    from geounet.models.device import resolve
+
+    model, most = random_model(work), cores()
+    precision = resolve("cpu", "auto")[1]
+    threads = sorted({1, most})
+    cases = [(side, 1) for side in sides] + [case for case in BATCHES if case[0] in sides]
+    rates: dict[tuple[int, int, int], list[float]] = {}
+    for turn in range(repeats):
+        note(f"network alone, {turn + 1} of {repeats}")
+        for tile, batch in cases:
+            for n in threads:
+                rates.setdefault((tile, batch, n), []).extend(throughput(model, tile, batch, precision, n, seconds))
+    rows: list[Row] = []
+    for tile, batch in cases:
+        row: Row = {"tile": tile, "batch": batch}
+        for n in threads:
+            row[f"{n} threads Mpx/s"] = round(statistics.median(rates[tile, batch, n]), 3)
+        if len(threads) == 2:
+            row["speed-up"] = round(row[f"{most} threads Mpx/s"] / row["1 threads Mpx/s"], 2)
+        rows.append(row)
+
+    scene = made_up(work, size)
+
+    def whole(workers: int, *settings: str) -> Any:
+        given = [part for s in ("vector=none", *settings) for part in ("--set", s)]
+        command = python("-m", "geounet", "run", scene, "--model", model, "--workers", str(workers), *given)
+        return lambda: launch([*command, "--out", str(fresh(work / "tiles"))])
+
+    layouts = {f"{n} × {most // n} threads": whole(n) for n in sorted({1, most})}
+    if most > 1:
+        layouts[f"{most} × 1 threads, 512/128"] = whole(most, "tiling.tile=512", "tiling.overlap=128")
+        layouts[f"1 × {most} threads, 512/128"] = whole(1, "tiling.tile=512", "tiling.overlap=128")
+    runs = [summary(name, ended) for name, ended in interleaved(layouts, repeats).items()]
+    tables = {
+        f"Network alone, resnet18 U-Net, {precision}": rows,
+        f"`geounet run` on {size} × {size} px, workers × threads, vectors off": runs,
+    }
+    return report("tiles", tables, out, precision=precision)
