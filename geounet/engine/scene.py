@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from geounet.config.job import Job, Vector
 from geounet.config.layers import resolve_layers
 from geounet.engine.cluster import Layout
-from geounet.engine.ledger import Ledger
+from geounet.engine.ledger import Ledger, fingerprint
 from geounet.engine.manifest import publish, read_manifest, scene_manifest
 from geounet.engine.plan import (
     Plan,
@@ -107,7 +107,7 @@ class SceneRun:
         sections = resolve_layers(self.job, plan.card)
         if sections is not None:
             with self._timed("vectors"):
-                features = self._vectors(plan, sections, staging, ledger, tags)
+                features = self._vectors(plan, sections, staging, ledger, {**tags, "date": _stamp(started)}, failed)
             files["vectors"] = f"{plan.info.name}.gpkg"
         with self._timed("preview"):
             try:
@@ -355,7 +355,13 @@ class SceneRun:
         return counts
 
     def _vectors(
-        self, plan: Plan, sections: Vector, staging: Path, ledger: Ledger, tags: dict[str, str]
+        self,
+        plan: Plan,
+        sections: Vector,
+        staging: Path,
+        ledger: Ledger,
+        tags: dict[str, str],
+        failed: tuple[BlockId, ...],
     ) -> dict[str, Any]:
         from geounet.vector.build import geopackage
         from geounet.vector.request import DEFAULT_CELL, VectorRequest
@@ -373,7 +379,8 @@ class SceneRun:
             work=ledger.folder / "vectors",
             metadata=tags,
             multilabel=multilabel,
-            identity=plan.recipe.fingerprint,
+            # Which blocks failed decides the mask, too.
+            identity=fingerprint(plan.recipe.fingerprint, [str(block) for block in sorted(failed)]),
         )
         executor = PoolExecutor(self.pool, lambda label, done, total: self.progress.update(label, done, total))
         result: dict[str, Any] = geopackage(request, executor)
@@ -419,6 +426,10 @@ class _Timer:
 
     def __exit__(self, *_: object) -> None:
         self._timings[self._stage] = round(time.perf_counter() - self._started, 3)
+
+
+def _stamp(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _tupled(value: Any) -> Any:
