@@ -69,7 +69,7 @@ class Layout:
 
 
 def local_layout(cluster: Cluster, device: str) -> Layout:
-    """Return the layout of a local cluster: a worker per GPU, or one per four cores on CPU (docs/tuning.md)."""
+    """Return the layout of a local cluster: a worker per GPU, or one per four cores on CPU (docs/benchmarks.md)."""
     devices = gpus() if device == "auto" else ([device.partition(":")[2] or "0"] if device.startswith("cuda") else [])
     if devices:
         workers = cluster.workers if isinstance(cluster.workers, int) else len(devices)

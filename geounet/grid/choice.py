@@ -8,7 +8,7 @@ from geounet.grid.blocks import BlockGrid
 from geounet.grid.tiles import TileGrid, count_tiles
 
 OVERLAP_SHARE = 0.25
-"""Default overlap relative to the size the network was trained with (measured: docs/tiling.md)."""
+"""Default overlap relative to the size the network was trained with (measured: docs/benchmarks.md)."""
 
 LARGEST = 2.25
 """The largest tile tried, relative to the size the network was trained with: bounds the memory of a forward pass."""
