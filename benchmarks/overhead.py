@@ -74,7 +74,13 @@ def traced(scene: str, model: str, out: str, settings: Sequence[str]) -> dict[st
     for receipt in receipts.values():
         for name, seconds in receipt["seconds"].items():
             inside[name] = inside.get(name, 0.0) + seconds
-    return {"steps": steps, "blocks": inside, "all": before, "grid": result.scenes[0]["grid"]}
+    return {
+        "steps": steps,
+        "blocks": inside,
+        "all": before,
+        "grid": result.scenes[0]["grid"],
+        "precision": result.scenes[0]["precision"],
+    }
 
 
 def imported(modules: Sequence[str]) -> dict[str, float]:
@@ -94,6 +100,7 @@ def run(work: Path, out: Path | None, *, size: int = 4096, repeats: int = 3) -> 
     from benchmarks.harness import Row, launch, note, python, report
     from benchmarks.material import fresh, made_up, random_model
     from benchmarks.speed import alone
+    from geounet.engine.cluster import cores
 
     scene, model = made_up(work, size), random_model(work)
     runs: list[dict[str, float]] = []
@@ -109,7 +116,12 @@ def run(work: Path, out: Path | None, *, size: int = 4096, repeats: int = 3) -> 
         runs.append({**dict(said["steps"]), "end of the process": ended.wall - said["all"]} | {"wall": ended.wall})
         inside = said["blocks"]
         grid = said["grid"]
-        bare.append((inside, alone(model, grid["tiles"], grid["tile"], "bf16", 2).said))
+        bare.append(
+            (
+                inside,
+                alone(model, grid["tiles"], grid["tile"], said["precision"], cores(), 1, "--passes", str(cores())).said,
+            )
+        )
         imports.append(launch(python("-m", "benchmarks.overhead", "imports")).said)
 
     def middle(values: Sequence[float]) -> float:

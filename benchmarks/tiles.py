@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.alone import forward
+from benchmarks.alone import forward, timed
 from benchmarks.harness import Row, interleaved, launch, note, python, report, summary
 from benchmarks.material import fresh, made_up, random_model
 
@@ -17,17 +17,16 @@ BATCHES = ((256, 2), (256, 4), (512, 2), (512, 4), (1024, 2))
 """Tile and batch that are tried beside a batch of one."""
 
 
-def throughput(model: Path, tile: int, batch: int, precision: str, threads: int, seconds: float) -> list[float]:
-    """Return megapixels per second of single forwards, for at least `seconds` and three of them."""
+def throughput(
+    model: Path, tile: int, batch: int, precision: str, threads: int, passes: int, seconds: float
+) -> float:  # fmt: skip
+    """Return megapixels per second, from about as many forwards as fit into `seconds`, but at least two a pass."""
     once = forward(str(model), tile, batch, precision, threads, as_built=False)
     once()
-    rates: list[float] = []
-    ends = time.perf_counter() + seconds
-    while len(rates) < 3 or time.perf_counter() < ends:
-        started = time.perf_counter()
-        once()
-        rates.append(batch * tile * tile / 1e6 / (time.perf_counter() - started))
-    return rates
+    started = time.perf_counter()
+    once()
+    forwards = passes * max(2, round(seconds / (time.perf_counter() - started)))
+    return forwards * batch * tile * tile / 1e6 / timed(once, forwards, passes)
 
 
 def run(
@@ -40,21 +39,22 @@ def run(
 
     model, most = random_model(work), cores()
     precision = resolve("cpu", "auto")[1]
-    threads = sorted({1, most})
+    arrangements = {"1 thread": (1, 1)}
+    if most > 1:
+        arrangements |= {f"1 pass × {most} threads": (most, 1), f"{most} passes × 1 thread": (1, most)}
     cases = [(side, 1) for side in sides] + [case for case in BATCHES if case[0] in sides]
-    rates: dict[tuple[int, int, int], list[float]] = {}
+    rates: dict[tuple[int, int, str], list[float]] = {}
     for turn in range(repeats):
         note(f"network alone, {turn + 1} of {repeats}")
         for tile, batch in cases:
-            for n in threads:
-                rates.setdefault((tile, batch, n), []).extend(throughput(model, tile, batch, precision, n, seconds))
+            for name, (threads, passes) in arrangements.items():
+                rate = throughput(model, tile, batch, precision, threads, passes, seconds)
+                rates.setdefault((tile, batch, name), []).append(rate)
     rows: list[Row] = []
     for tile, batch in cases:
         row: Row = {"tile": tile, "batch": batch}
-        for n in threads:
-            row[f"{n} threads Mpx/s"] = round(statistics.median(rates[tile, batch, n]), 3)
-        if len(threads) == 2:
-            row["speed-up"] = round(row[f"{most} threads Mpx/s"] / row["1 threads Mpx/s"], 2)
+        for name in arrangements:
+            row[f"{name} Mpx/s"] = round(statistics.median(rates[tile, batch, name]), 3)
         rows.append(row)
 
     scene = made_up(work, size)

@@ -171,7 +171,7 @@ def test_reference_seams_and_precision(work: Path) -> None:
     (scores,) = reference.run(work, None, steps=1, batch=1, threads=1)["tables"].values()
     assert 0 <= scores[0]["building IoU"] <= 1
     square, odd = seams.run(work, None, size=96, threads=1, others=False)["tables"].values()
-    assert [row["tile/overlap"] for row in square] == ["64/32", "96/16"]
+    assert [row["tile/overlap"] for row in square] == ["64/32", "96/32"]
     # One tile that holds the scene is the whole scene: what differs is how near-ties are quantised.
     assert square[1]["differs, same padding %"] < 0.1
     assert {row["what"] for row in odd} == {"geounet", "geounet, auto"}
