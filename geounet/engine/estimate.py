@@ -57,7 +57,7 @@ def estimate(plan: Plan, workers: int, activations: int, seconds_per_tile: float
     # Read ahead: one row waits, one is in use; finished rows pass through a mask, probabilities and a slab buffer.
     memory = (
         BASE_BYTES
-        + activations * max(1, recipe.threads)
+        + activations * recipe.side_by_side
         + 3 * rows_in
         + 2 * sums
         + borders
@@ -80,7 +80,9 @@ def estimate(plan: Plan, workers: int, activations: int, seconds_per_tile: float
     vectors = VECTOR_BYTES_PER_PIXEL * pixels if recipe.keep_probability else 0
     work = int(1.02 * (on_scene + on_model + border_files)) + files + 2 * output + 2 * vectors
     seconds = (
-        None if seconds_per_tile is None else seconds_per_tile * recipe.tiles.count / max(1, workers * recipe.threads)
+        None
+        if seconds_per_tile is None
+        else seconds_per_tile * recipe.tiles.count / max(1, workers * (recipe.threads if recipe.device == "cpu" else 1))
     )
     return Estimate(memory, work, output + vectors, seconds)
 

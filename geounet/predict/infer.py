@@ -214,7 +214,7 @@ def infer_block(recipe: Recipe, block_id: BlockId) -> dict[str, Any]:
         sorter = BlockSums(block, card.channels, core)
         rows = tile_rows(recipe, block, card.input)
         before = time.perf_counter()
-        for item in _predicted(rows, block, predictor, max(1, recipe.threads)):
+        for item in _predicted(rows, block, predictor, recipe.side_by_side):
             between = time.perf_counter()
             seconds["network"] += between - before
             if isinstance(item, _Done):

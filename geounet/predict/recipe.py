@@ -37,7 +37,7 @@ class Recipe:
     batch: int
     tta: str
     threads: int
-    """Forward passes side by side; on CPU each has one thread, on a GPU they take turns."""
+    """Processors that a task may use; on CPU each forward pass takes one of them."""
     keep_probability: bool
     folder: str
     """Where parts and receipts go; on storage that all workers share."""
@@ -46,6 +46,11 @@ class Recipe:
     def resampled(self) -> bool:
         """Whether the network sees another grid than the scene's."""
         return self.scene_shape != self.model_shape
+
+    @property
+    def side_by_side(self) -> int:
+        """Forward passes at work at once; a GPU has one, while another is made ready."""
+        return max(1, self.threads) if self.device == "cpu" else 2
 
     @property
     def tiles(self) -> TileGrid:

@@ -24,6 +24,9 @@ LIMIT = 40_000
 """Features of a layer that are drawn at most; of more, the largest are chosen: the others are below a pixel."""
 
 _BATCH = 4096
+_BEYOND = 16
+"""Pixels around the picture that outlines may reach into: their cut edges must not show."""
+
 _SIMPLIFY_ABOVE = 40
 """Geometries with more vertices are simplified to `_TOLERANCE` before they are drawn."""
 _TOLERANCE = 0.35
@@ -142,6 +145,9 @@ def batches(layer: LayerInfo, info: SceneInfo, rect: Rect, shape: tuple[int, int
             if columns:
                 labels = np.array([v or "" for v in table.column("class").to_pylist()], dtype=object)[: len(geometries)]
             moved = _moved(geometries, inverse)
+            if layer.geometry != "point":
+                # What lies outside is cut off here: matplotlib's own clipping draws a stray line across the picture.
+                moved = shapely.clip_by_rect(moved, -_BEYOND, -_BEYOND, shape[1] + _BEYOND, shape[0] + _BEYOND)
             for label in sorted(set(labels.tolist())):
                 outline = _outline(moved[labels == label], layer.geometry)
                 if outline is not None:
