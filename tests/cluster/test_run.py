@@ -35,9 +35,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A scene with structure, and a hole without data."""
     rng = np.random.default_rng(1)
-    coarse = rng.integers(20, 255, (3, 24, 30)).repeat(22, axis=1).repeat(22, axis=2)
+    coarse = rng.integers(20, 255, (3, 18, 21)).repeat(22, axis=1).repeat(22, axis=2)
     values = np.clip(coarse + rng.normal(0, 12, coarse.shape), 1, 255).astype(np.uint8)
-    values[:, 200:420, 100:300] = 0
+    values[:, 150:330, 100:250] = 0
     return write_scene(
         tmp_path_factory.mktemp("scenes") / "town.tif", values, nodata=0, tiled=True, blockxsize=256, blockysize=256
     )
@@ -172,7 +172,12 @@ def workers_of(process: psutil.Process) -> Iterator[psutil.Process]:
 
 def start(scene: Path, bundle: Bundle, out: Path, *settings: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        command(scene, bundle, out, *settings), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command(scene, bundle, out, *settings),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that runs the tests in the background has its children ignore interrupts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -209,7 +214,7 @@ def test_killed_runs_continue(scene: Path, bundle: Bundle, reference: Path, tmp_
     """SIGKILL of the whole run at growing progress; each start continues the last."""
     settings = ("tiling.block=1", "cluster.workers=2")
     seen = 0
-    for receipts in (2, 30, 70):
+    for receipts in (2, 20, 40):
         process = start(scene, bundle, tmp_path, *settings)
         await_receipts(tmp_path, receipts, process)
         process.kill()
@@ -217,7 +222,7 @@ def test_killed_runs_continue(scene: Path, bundle: Bundle, reference: Path, tmp_
         done = len(list(tmp_path.glob(".geounet/scenes/*/*/receipts/infer/*.json")))
         assert done >= seen, "a start loses nothing that was done"
         seen = done
-    assert seen >= 70
+    assert seen >= 40
     assert not (tmp_path / "town" / "manifest.json").exists()
     wait_for_orphans()
     run(scene, bundle, tmp_path, *settings)
