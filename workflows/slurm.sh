@@ -48,10 +48,17 @@ if [ "${SLURM_JOB_NUM_NODES:-1}" -gt 1 ]; then
     --set cluster.threads="$threads")
 fi
 
-# In the background, because bash runs traps only between commands.
+# In the background, because bash runs traps only between commands. A signal may come before there is a run to tell.
+run=""
+stopping=""
+stop() {
+  stopping=yes
+  [ -z "$run" ] || kill -TERM "$run" 2> /dev/null || true
+}
+trap stop TERM
 geounet run "$job" "${options[@]}" "$@" &
 run=$!
-trap 'kill -TERM "$run" 2> /dev/null' TERM
+[ -z "$stopping" ] || stop
 code=0
 wait "$run" || code=$?
 if [ "$code" -gt 128 ] && kill -0 "$run" 2> /dev/null; then
