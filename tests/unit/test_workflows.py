@@ -89,7 +89,8 @@ def test_slurm_on_one_node(tmp_path: Path) -> None:
 
 @needs_bash
 def test_slurm_on_several_nodes(tmp_path: Path) -> None:
-    fake(tmp_path, "geounet", 'echo "geounet $@"')
+    # The real run waits for workers, too: without them the script would end before it has started any.
+    fake(tmp_path, "geounet", 'while ! grep -q srun calls; do sleep 0.05; done; echo "geounet $@"')
     fake(tmp_path, "hostname", "echo node1")
     fake(tmp_path, "srun", 'echo "srun $@" >> calls; exec sleep 60')
     fake(
