@@ -39,6 +39,7 @@ from geounet.predict.regrid import chunks, regrid_chunk
 from geounet.predict.seal import seal_block
 from geounet.predict.stitch import model_mosaic, probability_mosaic, stitch
 from geounet.raster.scene import SceneInfo, SceneSpec, describe
+from geounet.report.task import make_preview
 
 logger = logging.getLogger(__name__)
 
@@ -387,14 +388,12 @@ class SceneRun:
         return result
 
     def _preview(self, plan: Plan, staging: Path, files: dict[str, str]) -> str:
-        from geounet.report.preview import write_preview
-
         card, name = plan.card, plan.info.name
         classes = card.classes if card.head == "multilabel" else card.mask_classes()
         dest = staging / f"{name}_preview.png"
         gpkg = staging / files["vectors"] if "vectors" in files else None
         self._one(
-            "preview", write_preview, (dest, plan.recipe.scene, plan.info, staging / files["mask"], classes, gpkg)
+            "preview", make_preview, (dest, plan.recipe.scene, plan.info, staging / files["mask"], classes, gpkg)
         )
         return dest.name
 
