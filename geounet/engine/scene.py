@@ -392,9 +392,7 @@ class SceneRun:
         classes = card.classes if card.head == "multilabel" else card.mask_classes()
         dest = staging / f"{name}_preview.png"
         gpkg = staging / files["vectors"] if "vectors" in files else None
-        self._one(
-            "preview", make_preview, (dest, plan.recipe.scene, plan.info, staging / files["mask"], classes, gpkg)
-        )
+        self._one("preview", make_preview, (dest, plan.recipe.scene, plan.info, staging / files["mask"], classes, gpkg))
         return dest.name
 
     def _one(self, name: str, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:

@@ -55,6 +55,11 @@ _ACTIVATIONS = {"softmax": "softmax", "softmax2d": "softmax", "sigmoid": "sigmoi
 _SHOWN = 3
 
 
+def import_libraries() -> None:
+    """Import what building a network takes: seconds that a worker can spend before it has work."""
+    import segmentation_models_pytorch  # noqa: F401 - the import is the work
+
+
 def build(card: Card) -> torch.nn.Module:
     """Build the card's network, with random weights.
 

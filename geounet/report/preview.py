@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, PathPatch, Polygon, Rectangle
 
 from geounet.atomic import atomic
-from geounet.report import picture, sketch
+from geounet.report import picture
 from geounet.report.ground import crs_of, ground
 from geounet.types import Rect
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from geounet.config.card import ClassInfo
     from geounet.raster.scene import SceneInfo, SceneSpec
+    from geounet.report.sketch import LayerInfo
 
 _DPI = 100
 _INK, _SOFT, _FRAME = "#1d2430", "#5d6878", "#c9ced6"
@@ -104,7 +105,12 @@ def write_preview(
     views = [overview]
     if min(info.height / overview.shape[0], info.width / overview.shape[1]) > _DETAIL_FROM:
         views.append(_View(_detail(shown, whole, overview.shape), overview.shape))
-    vectors = sketch.layers(gpkg, info) if gpkg is not None else []
+    vectors: list[LayerInfo] = []
+    if gpkg is not None:
+        # Not at the top: it loads the vector libraries, for nothing where there are no vectors.
+        from geounet.report import sketch
+
+        vectors = sketch.layers(gpkg, info)
     vectors.sort(key=lambda layer: _ORDER.index(layer.name) if layer.name in _ORDER else -1)
     limits: list[tuple[float, float]] | None = None
     rows = []
@@ -135,7 +141,14 @@ def write_preview(
                 _north(axes[0], lie[2], view.shape, layout)
         layout.legend(handles)
         with atomic(dest) as temporary:
-            layout.figure.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None})
+            layout.figure.savefig(
+                temporary,
+                format="png",
+                dpi=_DPI,
+                metadata={"Software": None},
+                # A third of the time of the default for a tenth more bytes.
+                pil_kwargs={"compress_level": 3},
+            )
 
 
 def _paint(
@@ -204,7 +217,7 @@ def _pale(painted: picture.Pixels) -> picture.Pixels:
 def _titles(
     image: picture.InputPicture,
     limits: Sequence[tuple[float, float]] | None,
-    vectors: Sequence[sketch.LayerInfo] | None,
+    vectors: Sequence[LayerInfo] | None,
     *,
     detail: bool,
 ) -> tuple[str, str, str]:
@@ -313,7 +326,7 @@ def _literal(text: str) -> str:
 
 def _draw(
     axes: Axes,
-    layer: sketch.LayerInfo,
+    layer: LayerInfo,
     info: SceneInfo,
     view: _View,
     classes: Sequence[ClassInfo],
@@ -327,6 +340,8 @@ def _draw(
     kinds = {"buildings": "building", "road_edges": "road"}
     own = next((c.colour for c in classes if c.kind == kinds.get(layer.name)), "#d6336c")
     thin = layout.points(1.4 if close else 0.7)
+    from geounet.report import sketch
+
     for batch in sketch.batches(layer, info, view.rect, view.shape):
         colour = named.get(batch.label, own)
         if layer.geometry == "line":
