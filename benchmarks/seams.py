@@ -1,4 +1,9 @@
-"""Seams: tiled against whole-scene inference with a trained U-Net, on a scene that fits into memory."""
+"""Seams: tiled against whole-scene inference with a trained U-Net, on a scene that fits into memory.
+
+Our tiles see reflected pixels where they reach past the scene. Such rows are compared with a whole-scene pass that sees
+the same reflection, so that only the tiles differ, and in further columns with the pass over the scene alone, padded to
+the network's multiple, with which the others are compared.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +25,12 @@ NEAR = 16
 RING = 8
 """Width of the outermost ring, px."""
 
-SETTINGS: tuple[tuple[int, int] | None, ...] = ((512, 64), (512, 128), (512, 256), (928, 128), None)
+SETTINGS: tuple[tuple[int, int] | None, ...] = (
+    *((512, overlap) for overlap in (64, 96, 128, 192, 256)),
+    *((768, overlap) for overlap in (128, 192)),
+    *((1088, overlap) for overlap in (128, 192, 256)),
+    None,
+)
 """Tile and overlap; None is what `auto` chooses."""
 
 
@@ -172,13 +182,13 @@ def _own(
     counts = [count_tiles(s, tile, overlap) for s in mask.shape]
     begins = tuple([k * stride for k in range(n)] for n in counts)
     row: Row = {"what": "geounet, auto" if auto else "geounet", "tile/overlap": f"{tile}/{overlap}"}
-    row |= compared(mask, truth, (begins[0], begins[1]), tile)
     reach = (counts[0] - 1) * stride + tile, (counts[1] - 1) * stride + tile
-    # The same reflection past the far sides as the tiles see: what is left is due to the tiles alone.
+    # The same reflection past the far sides as the tiles see: what differs is due to the tiles alone.
     same = truth if reach == mask.shape else network.whole(values, reach)
-    alike = compared(mask, same, (begins[0], begins[1]), tile)
-    row["differs, same padding %"] = alike["differs %"]
-    row[f"outer {RING} px, same padding %"] = alike[f"outer {RING} px %"]
+    row |= compared(mask, same, (begins[0], begins[1]), tile)
+    unpadded = compared(mask, truth, (begins[0], begins[1]), tile)
+    row["differs from unpadded %"] = unpadded["differs %"]
+    row[f"outer {RING} px from unpadded %"] = unpadded[f"outer {RING} px %"]
     row["inferred px per px"] = grid["inferred_per_pixel"]
     return row
 

@@ -134,7 +134,7 @@ class Cluster(Section):
         Field(description="local: processes on this machine; address: a running scheduler"),
     ] = "local"
     workers: Annotated[Positive | Auto, Field(description="processes of a local cluster")] = "auto"
-    threads: Annotated[Positive | Auto, Field(description="forward passes side by side in each worker, a thread each")] = "auto"
+    threads: Annotated[Positive | Auto, Field(description="forward passes side by side, a thread each")] = "auto"
     address: Annotated[
         str | None, Field(description="scheduler address, for kind address: tcp://host:8786", min_length=1)
     ] = None
