@@ -9,7 +9,7 @@ from typing import Any
 
 from geounet.engine.plan import Plan
 
-BASE_BYTES = 620 * 2**20
+BASE_BYTES = 740 * 2**20
 """Resident memory of a worker with torch, the model's library and GDAL loaded (measured: benchmarks/memory.py)."""
 
 VECTOR_BYTES_PER_PIXEL = 8
