@@ -32,6 +32,11 @@ CONFIG: dict[str, Any] = {
     # All on one machine: who does not answer within seconds is dead, and its result is made again sooner than awaited.
     "distributed.comm.timeouts.connect": "5s",
     "distributed.comm.retry.count": 0,
+    # Forward passes take and free hundreds of megabytes; Dask's default gives each back to the system at once, and its
+    # pages are faulted in anew: a quarter of the time of a worker (docs/benchmarks.md). glibc reads these at its start.
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 1 << 32,
+    "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 1 << 32,
+    "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 1,
     # Workers that outlive a killed driver end by themselves.
     "distributed.scheduler.idle-timeout": "30 minutes",
     "distributed.admin.tick.limit": "30s",
