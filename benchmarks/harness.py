@@ -50,6 +50,18 @@ def python(*arguments: str | Path) -> list[str]:
     return [sys.executable, *(str(a) for a in arguments)]
 
 
+_LAUNCHER = """
+import json, os, sys, time
+started = time.perf_counter()
+child = os.posix_spawnp(sys.argv[2], sys.argv[2:], os.environ)
+_, status, usage = os.wait4(child, 0)
+wall = time.perf_counter() - started
+with open(sys.argv[1], "w") as file:
+    json.dump([os.waitstatus_to_exitcode(status), wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss], file)
+"""
+# A small process in between: Linux counts the memory of the process that starts another into the other's peak.
+
+
 def launch(command: Sequence[str], *, threads: int | None = None, path: Sequence[Path] = ()) -> Ended:
     """Run a command to its end.
 
@@ -72,22 +84,17 @@ def launch(command: Sequence[str], *, threads: int | None = None, path: Sequence
         environment["PYTHONPATH"] = os.pathsep.join(str(p) for p in path)
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        started = time.perf_counter()
-        process = subprocess.Popen(list(command), cwd=ROOT, env=environment, stdout=out, stderr=err)
-        if hasattr(os, "wait4"):
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-            cpu = usage.ru_utime + usage.ru_stime
-            peak = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-        else:
-            process.wait()
-            cpu = peak = float("nan")
-        wall = time.perf_counter() - started
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, tempfile.TemporaryDirectory() as folder:
+        usage = Path(folder) / "usage.json"
+        small = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(usage)]
+        process = subprocess.run([*small, *command], cwd=ROOT, env=environment, stdout=out, stderr=err, check=False)
         said, complaint = (_read(file) for file in (out, err))
-    if process.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{said[-2000:]}\n{complaint[-4000:]}")
-    return Ended(wall, cpu, peak, said)
+        if process.returncode != 0:
+            raise RuntimeError(f"{' '.join(command)} could not be started:\n{complaint[-4000:]}")
+        code, wall, cpu, peak = json.loads(usage.read_text(encoding="utf-8"))
+    if code != 0:
+        raise RuntimeError(f"{' '.join(command)} ended with {code}:\n{said[-2000:]}\n{complaint[-4000:]}")
+    return Ended(wall, cpu, peak / (2**20 if sys.platform == "darwin" else 2**10), said)
 
 
 def _read(file: IO[bytes]) -> str:
