@@ -139,7 +139,7 @@ def texts() -> Iterator[tuple[Path, str]]:
 
 def test_tracked_text_names_no_registry_and_no_place_of_this_machine() -> None:
     hosts = ["py" + "pi.org", "python" + "hosted.org", "registry." + "npmjs", "deb." + "debian.org"]
-    places = [f"{folder}/" for folder in (ROOT.parent, Path.home()) if len(folder.parts) > 1]
+    places = [f"{folder}/" for folder in (ROOT, Path.home()) if len(folder.parts) > 1]
     found = [
         f"{path.relative_to(ROOT)}: {word}" for path, text in texts() for word in [*hosts, *places] if word in text
     ]
