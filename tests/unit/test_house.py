@@ -26,7 +26,8 @@ ORDER = [
     {"engine"},
     {"batch"},
     {"testing"},
-    {"training", "evaluation"},  # the demo's model learns from generated scenes
+    {"evaluation"},  # training validates with its measures
+    {"training"},  # the demo's model learns from generated scenes
     {"cli"},
     {"__main__"},
 ]

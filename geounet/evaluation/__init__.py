@@ -1,0 +1,1 @@
+"""Measuring predictions against labels: pixels, buildings, roads and land cover."""
