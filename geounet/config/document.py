@@ -44,7 +44,7 @@ def parse(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)  # noqa: S506 (it is a SafeLoader)
 
 
-def read(text: str, source: str) -> Document:
+def read(text: str, source: str, needs: str = "`scenes:` and `model:`") -> Document:
     """Parse the text of a job file.
 
     Parameters
@@ -53,6 +53,8 @@ def read(text: str, source: str) -> Document:
         The whole file.
     source
         What messages call it.
+    needs
+        The keys that a file has at least, for the message about an empty one.
 
     Raises
     ------
@@ -63,7 +65,7 @@ def read(text: str, source: str) -> Document:
         loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
-            raise JobError(f"{source}:1: empty; a job file needs at least `scenes:` and `model:`")
+            raise JobError(f"{source}:1: empty; a job file needs at least {needs}")
         if not isinstance(node, yaml.MappingNode):
             kind = "a list" if isinstance(node, yaml.SequenceNode) else f"text ({node.value[:40]!r})"
             line = node.start_mark.line + 1

@@ -47,7 +47,7 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
         If the file cannot be read, or the job is invalid: `file:line: key: found …, expected …`.
     """
     file = Path(path)
-    document = read(_text(file), str(path))
+    document = read(job_text(file), str(path))
     origins = {key: f"{path}:{line}" for key, line in document.lines.items()}
     data = anchored(document.data, file.absolute().parent)
     outputs = data.get("outputs") or {}
@@ -90,7 +90,7 @@ def parse_job(data: Mapping[str, Any], source: str, origins: Mapping[tuple[str |
         return Job.model_validate(data)
     except ValidationError as error:
         found = problems(error, Job, data)
-    raise InvalidJobError([f"{_origin(path, origins or {}, source)}: {sentence}" for path, sentence in found])
+    raise InvalidJobError([f"{nearest_origin(path, origins or {}, source)}: {sentence}" for path, sentence in found])
 
 
 def anchored(data: Mapping[str, Any], base: Path) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def anchored(data: Mapping[str, Any], base: Path) -> dict[str, Any]:
     if isinstance(result.get("scenes"), list):
         result["scenes"] = [_scene(entry, base) for entry in result["scenes"]]
     if "aoi" in result:
-        result["aoi"] = _path(result["aoi"], base)
+        result["aoi"] = resolved(result["aoi"], base)
     if "model" in result:
         result["model"] = _model(result["model"], base)
     if isinstance(result.get("models"), list):
@@ -115,9 +115,9 @@ def anchored(data: Mapping[str, Any], base: Path) -> dict[str, Any]:
     if isinstance(result.get("outputs"), dict):
         result["outputs"] = outputs = dict(result["outputs"])
         if "folder" in outputs:
-            outputs["folder"] = _path(outputs["folder"], base)
+            outputs["folder"] = resolved(outputs["folder"], base)
         if outputs.get("work") not in (None, "auto"):
-            outputs["work"] = _path(outputs["work"], base)
+            outputs["work"] = resolved(outputs["work"], base)
     return result
 
 
@@ -140,27 +140,36 @@ def _with_overrides(
     return parse_job(data, source, origins)
 
 
-def _origin(path: tuple[str | int, ...], origins: Mapping[tuple[str | int, ...], str], source: str) -> str:
+def nearest_origin(path: tuple[str | int, ...], origins: Mapping[tuple[str | int, ...], str], source: str) -> str:
+    """Return where the key of a problem, or the nearest one above it, comes from; `source` if that is unknown."""
     for length in range(len(path), 0, -1):
         if path[:length] in origins:
             return origins[path[:length]]
     return source
 
 
-def _text(file: Path) -> str:
+def job_text(file: Path, kind: str = "job file") -> str:
+    """Return the text of a job file.
+
+    Raises
+    ------
+    JobError
+        If it cannot be read.
+    """
     try:
         return file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise JobError(f"{file}: no such file; expected a job file (YAML)") from None
+        raise JobError(f"{file}: no such file; expected a {kind} (YAML)") from None
     except IsADirectoryError:
-        raise JobError(f"{file}: is a folder; expected a job file (YAML)") from None
+        raise JobError(f"{file}: is a folder; expected a {kind} (YAML)") from None
     except UnicodeDecodeError:
-        raise JobError(f"{file}: not text in UTF-8; expected a job file (YAML)") from None
+        raise JobError(f"{file}: not text in UTF-8; expected a {kind} (YAML)") from None
     except OSError as error:
         raise JobError(f"{file}: cannot be read: {error.strerror}") from None
 
 
-def _path(value: Any, base: Path) -> Any:
+def resolved(value: Any, base: Path) -> Any:
+    """Return a path made absolute; what is no text, or no path of this file system, stays as it is."""
     if not isinstance(value, str) or not value or is_remote(value):
         return value
     path = Path(value)
@@ -169,13 +178,13 @@ def _path(value: Any, base: Path) -> Any:
 
 def _model(value: Any, base: Path) -> Any:
     # A bare name is a bundled model, whatever lies in the folder.
-    return _path(value, base) if isinstance(value, str) and ("/" in value or "\\" in value) else value
+    return resolved(value, base) if isinstance(value, str) and ("/" in value or "\\" in value) else value
 
 
 def _scene(entry: Any, base: Path) -> Any:
     if isinstance(entry, dict) and isinstance(entry.get("files"), list):
-        return {**entry, "files": [_path(file, base) for file in entry["files"]]}
+        return {**entry, "files": [resolved(file, base) for file in entry["files"]]}
     if not isinstance(entry, str) or not entry or is_remote(entry) or Path(entry).is_absolute() or entry[0] == "~":
-        return _path(entry, base)
+        return resolved(entry, base)
     # In a pattern, brackets in the name of the job's own folder are no pattern.
     return str((Path(glob.escape(str(base))) if glob.has_magic(entry) else base) / entry)

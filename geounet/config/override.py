@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, get_origin
 
 import yaml
+from pydantic import BaseModel
 
 from geounet.config.document import parse
 from geounet.config.job import Job
@@ -13,8 +14,8 @@ from geounet.config.keys import alternatives, entries, field_at, nearest, words
 from geounet.errors import JobError
 
 
-def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
-    """Return the key path and the value of `key.sub=value`.
+def parse_override(text: str, root: type[BaseModel] = Job) -> tuple[tuple[str, ...], Any]:
+    """Return the key path and the value of `key.sub=value`, a key of `root`.
 
     The value is YAML; where the key takes text only it is taken as it stands, and where it takes a list, `1,2` is one.
 
@@ -28,9 +29,9 @@ def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
     if not equals or not all(path):
         raise JobError(f"--set {text}: expected key=value or section.key=value, for example --set tiling.tile=512")
     for depth, key in enumerate(path):
-        if field_at(Job, path[: depth + 1]) is None:
-            raise JobError(f"--set {text}: unknown key {dotted.strip()}; {nearest(Job, path[:depth], key)}")
-    field = field_at(Job, path)
+        if field_at(root, path[: depth + 1]) is None:
+            raise JobError(f"--set {text}: unknown key {dotted.strip()}; {nearest(root, path[:depth], key)}")
+    field = field_at(root, path)
     assert field is not None
     try:
         return path, _value(raw.strip(), field.annotation)

@@ -84,6 +84,7 @@ def _expected(item: Mapping[str, Any], path: Path, root: type[BaseModel]) -> str
     bounds: dict[str, Callable[[], str]] = {
         "greater_than": lambda: f"a number above {context['gt']:g}",
         "greater_than_equal": lambda: f"a number of at least {context['ge']:g}",
+        "less_than": lambda: f"a number below {context['lt']:g}",
         "less_than_equal": lambda: f"a number of at most {context['le']:g}",
         "too_short": lambda: _entries("at least", context["min_length"]),
         "too_long": lambda: _entries("at most", context["max_length"]),
