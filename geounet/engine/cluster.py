@@ -150,7 +150,7 @@ def connect(cluster: Cluster, device: str, client: Any = None) -> Iterator[tuple
 def _warm(_: int) -> None:
     """Import what every task needs, while the driver still reads headers."""
     import geounet.models.predictor  # noqa: F401 - the import is the work
-    from geounet.models.network import import_libraries
+    from geounet.models.libraries import import_libraries
 
     import_libraries()
 

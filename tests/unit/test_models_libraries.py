@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+# Each in a process of its own: what is imported once stays.
+BARE = """
+import sys
+from geounet.models.libraries import import_libraries
+import_libraries()
+assert not [name for name in sys.modules if name.startswith("torch._dynamo")], "the compiler was imported"
+import segmentation_models_pytorch as smp, timm, torchvision, torch
+torch.manual_seed(0)
+"""
+
+
+def run(code: str) -> None:
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", BARE + code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_compiler_is_not_imported_and_networks_run() -> None:
+    run("""
+network = smp.Unet("resnet18", encoder_weights=None).eval()
+assert network(torch.rand(1, 3, 64, 64)).shape == (1, 1, 64, 64)
+assert not [name for name in sys.modules if name.startswith("torch._dynamo")]
+""")
+
+
+def test_what_was_put_off_works_when_it_is_called() -> None:
+    run("""
+from torchvision.ops import roi_align
+boxes = [torch.tensor([[0.0, 0.0, 4.0, 4.0]])]
+assert roi_align(torch.ones(1, 3, 8, 8), boxes, 2).eq(1).all()
+network = timm.create_model("naflexvit_base_patch16_gap", depth=1, num_classes=3).eval()  # its methods carry the decorator
+picture = torch.rand(1, 3, 64, 64)
+compiled = torch.compile(network, backend="eager")
+assert torch.allclose(network(picture), compiled(picture), atol=1e-5)
+import torch._dynamo.utils as utils
+assert utils.is_compile_supported is not None and torch.compiler.disable.__module__ == "torch.compiler"
+""")
+
+
+def test_a_compiler_that_is_there_already_stays() -> None:
+    run("""
+import torch._dynamo.utils as before
+import_libraries()
+assert sys.modules["torch._dynamo.utils"] is before
+""")
