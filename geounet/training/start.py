@@ -1,0 +1,183 @@
+"""The network at the first step: random, from another bundle, or with an encoder that was trained elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from geounet.errors import JobError, ModelError
+from geounet.models.bundle import load_bundle
+from geounet.models.checkpoint import Weights, read_source
+from geounet.models.network import build, one_line
+
+if TYPE_CHECKING:
+    from geounet.config.card import Card
+    from geounet.config.train import TrainJob
+
+logger = logging.getLogger(__name__)
+
+
+def start(job: TrainJob, card: Card) -> tuple[nn.Module, str]:
+    """Return the network to train, and in words where its weights come from.
+
+    Parameters
+    ----------
+    job
+        Seed, dropout, and the weights to start from.
+    card
+        Of the network.
+
+    Raises
+    ------
+    ModelError
+        If weights cannot be had or do not fit.
+    JobError
+        If dropout is asked of a network without.
+    """
+    torch.manual_seed(job.run.seed)
+    network = build(card)
+    said = "random"
+    if job.model.encoder_weights is not None:
+        said = _encoder(network, card, job.model.encoder_weights)
+    if job.model.start is not None:
+        said = _bundle(network, job.model.start)
+    if job.model.dropout > 0:
+        set_dropout(network, job.model.dropout, card)
+    return network, said
+
+
+def set_dropout(network: nn.Module, share: float, card: Card) -> None:
+    """Set the rate of every dropout layer.
+
+    Raises
+    ------
+    JobError
+        If the network has none.
+    """
+    layers = [module for module in network.modules() if isinstance(module, _DropoutNd)]
+    if not layers:
+        raise JobError(f"model.dropout: {card.architecture} with encoder {card.encoder} has no dropout; leave it out")
+    for layer in layers:
+        layer.p = share
+
+
+def _bundle(network: nn.Module, name: str) -> str:
+    """Fill a network with a bundle's weights; layers of another shape, such as the head's, stay random."""
+    from safetensors.torch import load_file
+
+    bundle = load_bundle(name)
+    found = load_file(bundle.weights)
+    own = network.state_dict()
+    fitting = {key: value for key, value in found.items() if key in own and own[key].shape == value.shape}
+    differing = sorted(own.keys() - fitting.keys())
+    if 2 * len(fitting) < len(own):
+        raise ModelError(
+            f"model.start: {name} is {bundle.card.architecture} with encoder {bundle.card.encoder}; "
+            f"only {len(fitting)} of the network's {len(own)} tensors fit"
+        )
+    network.load_state_dict(fitting, strict=False)
+    if differing:
+        logger.info("model.start: %d tensors of %s do not fit and start at random (%s, …)", len(differing), name,
+                    differing[0])  # fmt: skip
+    return f"model {bundle.card.name} (sha256 {bundle.sha256[:16]})"
+
+
+def _encoder(network: nn.Module, card: Card, source: str) -> str:
+    """Fill the encoder: a path has a slash, a name is one of smp's or timm's pretrained weights."""
+    encoder = getattr(network, "encoder", None)
+    if not isinstance(encoder, nn.Module):
+        raise ModelError(f"model.encoder_weights: {card.architecture} has no encoder")
+    if "/" in source or "\\" in source:
+        weights = read_source(Path(source)).weights
+        encoder.load_state_dict(fitted(weights, encoder.state_dict(), source), strict=False)
+        return f"encoder from {Path(source).name}"
+    encoder.load_state_dict(_from_hub(card, source))
+    return f"encoder {card.encoder} with weights {source}"
+
+
+def _from_hub(card: Card, name: str) -> dict[str, torch.Tensor]:
+    """Return an encoder's weights that smp or timm know by name; they are downloaded unless they were before."""
+    import segmentation_models_pytorch as smp
+
+    arguments: dict[str, Any] = {"name": card.encoder, "in_channels": len(card.input.bands)}
+    arguments["depth"] = card.arguments.get("encoder_depth", 5)
+    arguments["weights"] = True if card.encoder.startswith("tu-") else name
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            encoder = smp.encoders.get_encoder(**arguments)
+    except Exception as error:  # whatever the hub's client raises when there is no network
+        raise ModelError(
+            f"model.encoder_weights: {name} for {card.encoder} cannot be had: {one_line(error)}; "
+            "give the path of a file with a slash, or leave it out"
+        ) from error
+    state: dict[str, torch.Tensor] = encoder.state_dict()
+    return state
+
+
+def fitted(found: Weights, wanted: Weights, where: str) -> Weights:
+    """Return a file's tensors under the encoder's names.
+
+    Parameters
+    ----------
+    found
+        Of the file: an encoder of smp, timm or torchvision, or a network with one inside. What else it holds is left.
+    wanted
+        The encoder's state.
+    where
+        Where the file is, for messages.
+
+    Returns
+    -------
+    dict
+        All of the encoder's tensors. The first kernel is repeated or summed over bands where their number differs.
+
+    Raises
+    ------
+    ModelError
+        If tensors are missing.
+    """
+    best: dict[str, torch.Tensor] = {}
+    # What comes before the encoder's own names differs: encoder., module.backbone., …
+    parts = [key.split(".") for key in found]
+    prefixes = {".".join([*names[:depth], ""]) for names in parts for depth in range(min(4, len(names)))}
+    for theirs in sorted(prefixes):
+        stripped = {_plain(k.removeprefix(theirs)): v for k, v in found.items() if k.startswith(theirs)}
+        for ours in ("", "model."):
+            chosen = {}
+            for key, value in wanted.items():
+                given = stripped.get(_plain(key.removeprefix(ours))) if key.startswith(ours) else None
+                if given is not None and (given := _for_bands(given, value)) is not None:
+                    chosen[key] = given
+            if len(chosen) > len(best):
+                best = chosen
+    missing = [key for key in wanted if key not in best and not key.endswith("num_batches_tracked")]
+    if missing:
+        raise ModelError(
+            f"{where}: does not hold this encoder: {len(missing)} of {len(wanted)} tensors are missing or of another "
+            f"shape ({missing[0]}, …); the file has {', '.join(list(found)[:2])}, …"
+        )
+    return best
+
+
+def _plain(key: str) -> str:
+    return re.sub(r"[._]", "_", key)  # timm flattens names with underscores where features are taken
+
+
+def _for_bands(given: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor | None:
+    """Return a tensor in the wanted shape, or nothing; a kernel for three bands fits any number."""
+    if given.shape == wanted.shape:
+        return given
+    if given.ndim == 4 and given.shape[1] == 3 and given.shape[:1] == wanted.shape[:1]:
+        from timm.models import adapt_input_conv
+
+        adapted: torch.Tensor = adapt_input_conv(wanted.shape[1], given)
+        return adapted if adapted.shape == wanted.shape else None
+    return None

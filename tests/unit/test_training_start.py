@@ -1,0 +1,143 @@
+"""Where weights come from: files of several libraries, other bundles, other numbers of bands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from safetensors.torch import save_file
+
+from geounet.config.train import TrainJob
+from geounet.errors import JobError, ModelError
+from geounet.models.network import build, load
+from geounet.training.start import start
+from tests.support.local import card
+from tests.support.models import small_unet
+
+RESNET = card(encoder="resnet18", arguments={"decoder_channels": [16, 16, 8, 8, 8]})
+TIMM = card(encoder="tu-resnet10t", arguments={"encoder_depth": 4, "decoder_channels": [16, 16, 8, 8]})
+
+
+def job(**model: Any) -> TrainJob:
+    return TrainJob.model_validate(
+        {"classes": ["land", "road"], "data": [{"generated": {"seeds": [0, 1]}}], "model": model}
+    )
+
+
+def test_the_seed_decides() -> None:
+    first, _ = start(job(), TIMM)
+    second, said = start(job(), TIMM)
+    assert said == "random"
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def save(path: Path, state: dict[str, torch.Tensor], prefix: str = "") -> str:
+    tensors = {prefix + k: v.clone().contiguous() for k, v in state.items()}
+    if path.suffix == ".safetensors":
+        save_file(tensors, path)
+    else:
+        torch.save(tensors, path)
+    return str(path)
+
+
+def timm_resnet() -> dict[str, torch.Tensor]:
+    return dict(timm.create_model("resnet10t", pretrained=False).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("of", "state", "prefix", "name"),
+    [
+        (RESNET, lambda: smp.encoders.get_encoder("resnet18", weights=None).state_dict(), "", "weights.pt"),
+        (RESNET, lambda: timm.create_model("resnet18").state_dict(), "", "timm.safetensors"),
+        (RESNET, lambda: build(RESNET).state_dict(), "module.", "whole.pt"),
+        (TIMM, timm_resnet, "", "weights.safetensors"),
+        (TIMM, timm_resnet, "backbone.", "weights.pt"),
+        (TIMM, lambda: build(TIMM).state_dict(), "", "whole.safetensors"),
+    ],
+)
+def test_encoders_from_files(tmp_path: Path, of: Any, state: Any, prefix: str, name: str) -> None:
+    torch.manual_seed(5)
+    source = state()
+    path = save(tmp_path / name, source, prefix)
+    network, said = start(job(encoder_weights=path), of)
+    assert name in said
+    kernel = next(v for k, v in network.encoder.state_dict().items() if v.ndim == 4)
+    theirs = next(v for k, v in source.items() if v.ndim == 4)
+    assert torch.equal(kernel, theirs)
+    kernels = [v for v in network.encoder.state_dict().values() if v.ndim == 4]
+    found = [any(v.shape == w.shape and torch.equal(v, w) for w in source.values()) for v in kernels]
+    assert all(found)
+
+
+def test_encoders_for_other_bands(tmp_path: Path) -> None:
+    source = smp.encoders.get_encoder("resnet18", weights=None)
+    kernel = source.conv1.weight.detach()
+    path = save(tmp_path / "weights.pt", source.state_dict())
+    for bands, expected in ((1, kernel.sum(1, keepdim=True)), (4, kernel[:, [0, 1, 2, 0]] * 3 / 4)):
+        of = card(encoder="resnet18", bands=bands, arguments={"decoder_channels": [16, 16, 8, 8, 8]})
+        network, _ = start(job(encoder_weights=path), of)
+        torch.testing.assert_close(network.encoder.conv1.weight.detach(), expected)
+
+
+def test_files_that_hold_another_encoder(tmp_path: Path) -> None:
+    path = save(tmp_path / "weights.pt", timm_resnet())
+    with pytest.raises(ModelError, match=r"does not hold this encoder: .* missing"):
+        start(job(encoder_weights=path), RESNET)
+    with pytest.raises(ModelError, match="no such file"):
+        start(job(encoder_weights=str(tmp_path / "none.pt")), RESNET)
+
+
+def test_a_name_is_asked_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    original = smp.encoders.get_encoder
+
+    def get_encoder(name: str, in_channels: int, depth: int, weights: Any) -> torch.nn.Module:
+        asked.append((name, in_channels, depth, weights))
+        torch.manual_seed(77)
+        module: torch.nn.Module = original(name, in_channels=in_channels, depth=depth, weights=None)
+        return module
+
+    monkeypatch.setattr(smp.encoders, "get_encoder", get_encoder)
+    network, said = start(job(encoder_weights="imagenet"), RESNET)
+    assert asked == [("resnet18", 3, 5, "imagenet")]
+    assert said == "encoder resnet18 with weights imagenet"
+    torch.manual_seed(77)
+    expected = original("resnet18", in_channels=3, depth=5, weights=None).state_dict()
+    assert all(torch.equal(v, expected[k]) for k, v in network.encoder.state_dict().items())
+
+    def offline(**_: Any) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(smp.encoders, "get_encoder", offline)
+    with pytest.raises(ModelError, match="imagenet for resnet18 cannot be had: no route to host"):
+        start(job(encoder_weights="imagenet"), RESNET)
+
+
+def test_a_bundle_as_start(tmp_path: Path) -> None:
+    bundle = small_unet(tmp_path / "bundle", seed=3)
+    network, said = start(job(start=str(bundle.folder)), bundle.card)
+    assert said.startswith("model small (sha256 ")
+    again = load(bundle)
+    assert all(torch.equal(v, network.state_dict()[k]) for k, v in again.state_dict().items())
+    # another number of classes: only the head is new
+    fewer = bundle.card.model_copy(update={"classes": bundle.card.classes[:2]})
+    network, _ = start(job(start=str(bundle.folder)), fewer)
+    new = network.state_dict()
+    different = [k for k, v in again.state_dict().items() if v.shape != new[k].shape or not torch.equal(v, new[k])]
+    assert different
+    assert all(k.startswith("segmentation_head.") for k in different)
+    with pytest.raises(ModelError, match=r"only \d+ of the network's \d+ tensors fit"):
+        start(job(start=str(bundle.folder)), RESNET)
+
+
+def test_dropout_where_the_network_has_it() -> None:
+    network, _ = start(job(dropout=0.25), card(architecture="FPN", encoder="tu-resnet10t"))
+    rates = [m.p for m in network.modules() if isinstance(m, torch.nn.Dropout2d | torch.nn.Dropout)]
+    assert rates
+    assert set(rates) == {0.25}
+    with pytest.raises(JobError, match="Unet with encoder resnet18 has no dropout"):
+        start(job(dropout=0.25), RESNET)
