@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
-from typing import Any
+import os
+import sys
+from typing import Any, NoReturn
 
 import click
 
@@ -144,3 +147,27 @@ def main(arguments: list[str] | None = None) -> int:
         return cli.main(args=arguments, prog_name="geounet", standalone_mode=False)
 
     return guarded(call)
+
+
+def script() -> NoReturn:
+    """Run the command line as a process and end it.
+
+    What is to be done at the end is done; only the interpreter's own dismantling, a second of a run, is left out.
+    """
+    ended: list[int] = []
+    atexit.register(_leave, ended)  # the first to be registered is the last to be called
+    ended.append(main())
+    sys.exit(ended[0])
+
+
+def _leave(ended: list[int]) -> None:
+    if not ended:
+        return  # something unforeseen: let Python end in its own way
+    try:
+        if "logging" in sys.modules:
+            sys.modules["logging"].shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        return  # nobody listens: Python knows how to end then
+    os._exit(ended[0])

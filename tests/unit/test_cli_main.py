@@ -343,3 +343,23 @@ def test_logs_go_to_the_stderr_of_the_moment(capsys: pytest.CaptureFixture[str])
     assert (entry["level"], entry["logger"], entry["message"]) == ("ERROR", "other", "failed here")
     assert entry["exception"].endswith("ValueError: inner")
     assert len([h for h in logging.getLogger().handlers if type(h).__module__ == logs.__name__]) == 1
+
+
+def test_the_process_ends_with_its_exit_code_and_all_its_output() -> None:
+    code = (
+        "import atexit, sys; from geounet.cli import main; "
+        "main.main = lambda: (atexit.register(print, 'cleaned up'), print('done'))[1] or {code}; main.script()"
+    )
+    for number in (0, 3):
+        ended = subprocess.run(
+            [sys.executable, "-c", code.replace("{code}", str(number))], capture_output=True, text=True
+        )
+        assert (ended.returncode, ended.stdout, ended.stderr) == (number, "done\ncleaned up\n", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_output_that_nobody_can_take_is_no_success() -> None:
+    command = [sys.executable, "-m", "geounet", "schema"]
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode != 0
