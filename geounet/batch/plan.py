@@ -14,8 +14,9 @@ from geounet.errors import GeounetError, JobError
 def plan_job(job: Job, *, timing: bool = True) -> list[dict[str, Any]]:
     """Return one entry a scene and model.
 
-    Each has `name`, `model` and `state`: `refused` (with `error`), `done`, or `planned` with `grid`, `device`,
-    `precision`, `batch`, `workers`, `threads`, `blocks_done`, `memory_bytes`, `work_bytes`, `output_bytes`, `seconds`.
+    Each has `name`, `model`, `networks` (members of an ensemble; time and memory are those of all) and `state`:
+    `refused` (with `error`), `done`, or `planned` with `grid`, `device`, `precision`, `batch`, `workers`, `threads`,
+    `blocks_done`, `memory_bytes`, `work_bytes`, `output_bytes`, `seconds`.
 
     Raises
     ------
@@ -28,7 +29,8 @@ def plan_job(job: Job, *, timing: bool = True) -> list[dict[str, Any]]:
     layout = local_layout(job.cluster, job.predict.device)
     speeds: dict[tuple[Any, ...], tuple[int, float]] = {}
     for scene in scene_runs(job):
-        entry: dict[str, Any] = {"name": scene.spec.name, "model": scene.bundle.card.name}
+        parts = len(scene.bundle.parts)
+        entry: dict[str, Any] = {"name": scene.spec.name, "model": scene.bundle.card.name, "networks": parts}
         entries.append(entry)
         scene.layout = layout
         try:

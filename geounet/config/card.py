@@ -8,6 +8,7 @@ classification extension.
 from __future__ import annotations
 
 import json
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -26,6 +27,16 @@ PALETTE = (
     "#fabebe", "#008080", "#e6beff", "#9a6324", "#fffac8", "#800000", "#aaffc3", "#808000", "#ffd8b1", "#000075",
 )  # fmt: skip
 """Colours for classes that name none; repeats after its end."""
+
+
+OWN_NETWORKS = ("Unet2015", "AttentionUnet", "ResUnet")
+"""Architectures of this package, `library: geounet`; all others are classes of smp."""
+
+ENSEMBLE = "Ensemble"
+"""Architecture of a bundle that holds several models, its `members`."""
+
+MEMBER = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
+"""What a member's folder may be called."""
 
 
 class Kind(StrEnum):
@@ -98,9 +109,12 @@ class Card(_Strict):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     description: str = ""
     framework: Literal["pytorch"] = "pytorch"
-    library: Annotated[Literal["smp"], Field(description="segmentation-models-pytorch")] = "smp"
-    architecture: Annotated[str, Field(description="name of the smp class, for example Unet")]
-    encoder: Annotated[str, Field(description="smp encoder name; `tu-` prefix for timm encoders")]
+    library: Annotated[
+        Literal["smp", "geounet"],
+        Field(description="smp: segmentation-models-pytorch; left out, it follows from the architecture"),
+    ] = "smp"
+    architecture: Annotated[str, Field(description="a name of `geounet model list --networks`, for example Unet")]
+    encoder: Annotated[str, Field(description="smp encoder name; `tu-` prefix for timm encoders")] = ""
     arguments: Annotated[dict[str, Any], Field(description="further keyword arguments of the architecture")] = {}
     activation: Annotated[
         Literal["softmax", "sigmoid"],
@@ -112,11 +126,47 @@ class Card(_Strict):
     input: InputSpec
     gsd: Annotated[float | None, Field(gt=0, description="ground sample distance it was trained on, metres")] = None
     classes: Annotated[list[ClassInfo], Field(min_length=1, max_length=255)]
+    members: Annotated[
+        list[str], Field(description="of an ensemble: folders inside the bundle, each a bundle of its own")
+    ] = []
     tile: TileSpec = TileSpec()
     total_parameters: int | None = None
     metrics: dict[str, Any] = {}
     training: Annotated[dict[str, Any], Field(description="data, attribution, how to repeat it")] = {}
     licence: Annotated[str, Field(description="SPDX identifier")] = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_library(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "library" not in data and data.get("architecture") in (*OWN_NETWORKS, ENSEMBLE):
+            return {**data, "library": "geounet"}
+        return data
+
+    @field_validator("members")
+    @classmethod
+    def _inside(cls, members: list[str]) -> list[str]:
+        for name in members:
+            if not re.fullmatch(MEMBER, name):
+                raise ValueError(f"found {name!r}, expected the name of a folder inside the bundle")
+        twice = sorted({name for name in members if members.count(name) > 1})
+        if twice:
+            raise ValueError(f"member named twice: {', '.join(twice)}")
+        return members
+
+    @model_validator(mode="after")
+    def _network(self) -> Self:
+        if (self.architecture == ENSEMBLE) != bool(self.members):
+            raise ValueError(f"`members` and architecture {ENSEMBLE} belong together, found {self.architecture} and "
+                             f"{len(self.members)} members")  # fmt: skip
+        own = self.architecture in (*OWN_NETWORKS, ENSEMBLE)
+        if own != (self.library == "geounet"):
+            raise ValueError(f"architecture {self.architecture} is of library {'geounet' if own else 'smp'}, "
+                             f"found {self.library}")  # fmt: skip
+        if own and self.encoder:
+            raise ValueError(f"architecture {self.architecture} has no choice of encoder, found {self.encoder!r}")
+        if not own and not self.encoder:
+            raise ValueError("encoder: missing; expected smp encoder name, for example resnet34")
+        return self
 
     @field_validator("classes")
     @classmethod
@@ -148,6 +198,13 @@ class Card(_Strict):
     def channels(self) -> int:
         """Number of channels the network returns."""
         return len(self.classes)
+
+    @property
+    def network(self) -> str:
+        """The network in words, for example `Unet with encoder resnet34`."""
+        if self.members:
+            return f"{ENSEMBLE} of {len(self.members)} models"
+        return f"{self.architecture} with encoder {self.encoder}" if self.encoder else self.architecture
 
     def mask_classes(self) -> list[ClassInfo]:
         """Return the classes that occur in a single-band mask, in code order, background included."""

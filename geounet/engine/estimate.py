@@ -97,7 +97,8 @@ def measure(plan: Plan) -> tuple[int, float]:
 
     recipe = plan.recipe
     predictor = predictor_of(recipe)
-    tiles: Any = np.zeros((recipe.batch, len(plan.card.input.bands), recipe.tile, recipe.tile), np.float32)
+    side = recipe.tile + 2 * predictor.margin
+    tiles: Any = np.zeros((recipe.batch, len(plan.card.input.bands), side, side), np.float32)
     predictor.quantised(tiles)
     started = time.perf_counter()
     predictor.quantised(tiles)

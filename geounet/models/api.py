@@ -24,12 +24,12 @@ class Model:
 
     def __init__(self, bundle: Bundle, *, device: str = "auto", precision: str = "auto", tta: str = "none") -> None:
         from geounet.models.device import resolve
-        from geounet.models.network import stride
+        from geounet.models.members import stride_of
         from geounet.models.predictor import Predictor
 
         self.bundle = bundle
         resolved, chosen = resolve(device, precision)
-        self._stride = stride(bundle.card)
+        self._stride = stride_of(bundle)
         self._predictor = Predictor(
             bundle, device=resolved, precision=chosen, tta=tta, tile=bundle.card.tile.size, batch=1
         )
@@ -90,21 +90,21 @@ class Model:
             As `predict`.
         """
         valid = self._validity(array, valid)
-        given = self.card.input
+        given = self.bundle.reading
         mean = np.array([s.mean for s in given.value_scaling], dtype=np.float32)[:, None, None]
         stddev = np.array([s.stddev for s in given.value_scaling], dtype=np.float32)[:, None, None]
         values = (array.astype(np.float32) - mean) / stddev
         values[:, ~valid] = np.float32(given.fill)
         rows, cols = valid.shape
         tile = self.card.tile
-        if tile.fixed:
-            if (rows, cols) != (tile.size, tile.size):
-                raise ModelError(
-                    f"{self.card.name}: takes {tile.size} x {tile.size} px only, found {rows} x {cols}; "
-                    "geounet.run tiles scenes of any size"
-                )
-        else:
-            values = np.pad(values, ((0, 0), (0, -rows % self._stride), (0, -cols % self._stride)), mode="reflect")
+        if tile.fixed and (rows, cols) != (tile.size, tile.size):
+            raise ModelError(
+                f"{self.card.name}: takes {tile.size} x {tile.size} px only, found {rows} x {cols}; "
+                "geounet.run tiles scenes of any size"
+            )
+        beside = self._predictor.margin
+        after = (0, 0) if tile.fixed else (-rows % self._stride, -cols % self._stride)
+        values = np.pad(values, ((0, 0), *((beside, beside + k) for k in after)), mode="reflect")
         p = self._predictor.probabilities(values[None])[0, :, :rows, :cols]
         return np.ascontiguousarray(p)
 

@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from geounet.errors import ModelError
-from geounet.models.network import build, one_line
+from geounet.models.members import margin_of
+from geounet.models.network import build, give_context, margin, one_line
 
 if TYPE_CHECKING:
     from geounet.config.card import Card
@@ -85,9 +86,12 @@ def estimate_memory(bundle: Bundle, tile: int, batch: int, precision: str) -> in
     """
     card = bundle.card
     item = _DTYPES[precision].itemsize
-    weights, forward = _footprint(card.model_dump_json(), tile, item)
+    needs = [_footprint(part.card.model_dump_json(), tile, item) for part in bundle.parts]
+    # Members of an ensemble work one after the other, but their weights are all there.
+    weights, forward = sum(own for own, _ in needs), max(peak for _, peak in needs)
     pixels = batch * tile * tile
-    given = pixels * len(card.input.bands) * 4 * 2  # as given, and in the network's memory layout
+    copies = 2 if len(needs) == 1 else 3  # as given, in the network's memory layout, in a member's normalisation
+    given = batch * (tile + 2 * margin_of(bundle)) ** 2 * len(card.input.bands) * 4 * copies
     # Logits in float32, probabilities, their sum, int16 twice (the caller's array).
     returned = pixels * card.channels * (4 + 4 + 4 + 2 + 2)
     return weights + given + max(round(_MARGIN * batch * forward), returned)
@@ -135,16 +139,16 @@ def _footprint(card_json: str, tile: int, item: int) -> tuple[int, int]:
 
     card: Card = Card.model_validate_json(card_json)
     network = build(card).eval().requires_grad_(False)
+    side = tile + 2 * margin(card)
+    if side > tile:
+        give_context(network)
     weights = sum(t.numel() * t.element_size() for t in network.state_dict().values())
     dtype = {4: torch.float32, 2: torch.bfloat16}[item]
     network = network.to(device="meta", dtype=dtype)
     live = _Live()
     try:
         with torch.inference_mode(), live:
-            network(torch.empty((1, len(card.input.bands), tile, tile), device="meta", dtype=dtype))
+            network(torch.empty((1, len(card.input.bands), side, side), device="meta", dtype=dtype))
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise ModelError(
-            f"{card.name}: {card.architecture} with encoder {card.encoder} does not take tiles of {tile} px: "
-            f"{one_line(error)}"
-        ) from error
+        raise ModelError(f"{card.name}: {card.network} does not take tiles of {tile} px: {one_line(error)}") from error
     return weights, live.peak

@@ -1,5 +1,7 @@
 """Model bundles: a folder with `model.safetensors` and `model.json`, known by the checksum of both.
 
+An ensemble is a folder with `model.json` alone beside the folders of its members, each a bundle of its own.
+
 Finding and listing bundles needs neither torch nor safetensors, so that the command line stays quick;
 what a weights file holds is read from its header.
 """
@@ -10,16 +12,20 @@ import difflib
 import functools
 import hashlib
 import json
+import math
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from geounet.config.card import Card, read_card
+from geounet.config.card import Card, InputSpec, read_card
 from geounet.errors import ModelError, OutputExistsError
+from geounet.models.members import check_members, ensemble_card, folder_names
 
 if TYPE_CHECKING:
     import torch
@@ -45,12 +51,37 @@ class Bundle:
     folder: Path
     card: Card
     sha256: str
-    """Checksum of the card's bytes followed by the weights' bytes, hexadecimal."""
+    """Checksum of the card's bytes followed by the weights' bytes, hexadecimal. Of an ensemble: of its card's bytes
+    followed by those of card and weights of each member."""
+    members: tuple[Bundle, ...] = ()
+    """Of an ensemble."""
 
     @property
     def weights(self) -> Path:
-        """The weights file."""
+        """The weights file; an ensemble has none of its own."""
         return self.folder / WEIGHTS_NAME
+
+    @property
+    def parts(self) -> tuple[Bundle, ...]:
+        """The bundles that hold networks: the members, or this one."""
+        return self.members or (self,)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all weights."""
+        return sum(part.weights.stat().st_size for part in self.parts)
+
+    @property
+    def reading(self) -> InputSpec:
+        """How pixels are normalised before they are given to the bundle's predictor.
+
+        As the card says; the members of an ensemble that differ from it convert the values to their own normalisation.
+        Invalid pixels are NaN for them, since every member has a value of its own there.
+        """
+        given = self.card.input
+        if all(part.card.input == given for part in self.parts):
+            return given
+        return given.model_copy(update={"fill": math.nan})
 
 
 def load_bundle(name_or_path: str | Path) -> Bundle:
@@ -124,14 +155,6 @@ def save_bundle(
     import torch
     from safetensors.torch import save_file
 
-    folder = Path(os.path.abspath(folder))  # noqa: PTH100 - resolve() would follow a link at the destination
-    if folder.exists():
-        if not overwrite:
-            raise OutputExistsError(f"{folder}: exists already; choose another folder or ask to overwrite it")
-        strangers = sorted(p.name for p in folder.iterdir() if p.name not in (CARD_NAME, WEIGHTS_NAME))
-        if strangers:
-            raise ModelError(f"{folder}: is not replaced, because it holds more than a model bundle: {strangers[0]}")
-
     tensors: dict[str, torch.Tensor] = {}
     parameters = 0
     for key, value in state_dict.items():
@@ -148,17 +171,94 @@ def save_bundle(
 
     card = card.model_copy(update={"total_parameters": parameters})
     text = json.dumps(card.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+    folder = _absolute(folder)
+    with _fresh(folder, overwrite) as fresh:
+        save_file(tensors, fresh / WEIGHTS_NAME, metadata={"format": "pt"})
+        (fresh / CARD_NAME).write_text(text, encoding="utf-8")
+    return _load(folder)
+
+
+def save_ensemble(
+    folder: Path,
+    members: Sequence[str | Path],
+    *,
+    name: str | None = None,
+    overwrite: bool = False,
+    **more: Any,
+) -> Bundle:
+    """Write an ensemble of bundles, whose files are copied into it; the folder appears only when it is complete.
+
+    Parameters
+    ----------
+    folder
+        Where to; its parent is made.
+    members
+        Bundled models' names or paths, in the order in which their probabilities are added.
+    name
+        Of the ensemble; else the folder's.
+    overwrite
+        Replace an existing bundle.
+    more
+        Further fields of the card: `description`, `metrics`, `training`.
+
+    Raises
+    ------
+    OutputExistsError
+        If the folder exists and `overwrite` is false.
+    ModelError
+        If there are fewer than two members, they cannot be averaged, or something else is in the folder.
+    """
+    folder = _absolute(folder)
+    if len(members) < 2:
+        raise ModelError(f"{folder}: an ensemble has two members or more, found {len(members)}")
+    bundles = [load_bundle(member) for member in members]
+    folders = folder_names(bundles)
+    cards = {where: bundle.card for where, bundle in zip(folders, bundles, strict=True)}
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name).strip("-._")
+    card = ensemble_card(name or plain, cards, more)
+    with _fresh(folder, overwrite) as fresh:
+        for where, bundle in zip(folders, bundles, strict=True):
+            (fresh / where).mkdir()
+            for file in (CARD_NAME, WEIGHTS_NAME):
+                shutil.copyfile(bundle.folder / file, fresh / where / file)
+        text = json.dumps(card.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+        (fresh / CARD_NAME).write_text(text, encoding="utf-8")
+    return _load(folder)
+
+
+def _absolute(folder: Path) -> Path:
+    return Path(os.path.abspath(folder))  # noqa: PTH100 - resolve() would follow a link at the destination
+
+
+@contextmanager
+def _fresh(folder: Path, overwrite: bool) -> Iterator[Path]:
+    """Yield a folder to write a bundle to, which on a clean exit is synced and takes the final name.
+
+    Raises
+    ------
+    OutputExistsError
+        If the folder exists and `overwrite` is false.
+    ModelError
+        If the folder exists and holds something else than a bundle.
+    """
+    if folder.exists():
+        if not overwrite:
+            raise OutputExistsError(f"{folder}: exists already; choose another folder or ask to overwrite it")
+        known = {CARD_NAME, WEIGHTS_NAME, *_members(folder)}
+        strangers = sorted(p.name for p in folder.iterdir() if p.name not in known)
+        if strangers:
+            raise ModelError(f"{folder}: is not replaced, because it holds more than a model bundle: {strangers[0]}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
     stale = folder.with_name(f"{folder.name}.old-{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
     try:
-        save_file(tensors, fresh / WEIGHTS_NAME, metadata={"format": "pt"})
-        (fresh / CARD_NAME).write_text(text, encoding="utf-8")
-        for name in (WEIGHTS_NAME, CARD_NAME):
-            with (fresh / name).open("rb+") as stream:
-                os.fsync(stream.fileno())
+        yield fresh
+        for path in sorted(fresh.rglob("*")):
+            if path.is_file():
+                with path.open("rb+") as stream:
+                    os.fsync(stream.fileno())
         if folder.exists():
             folder.rename(stale)
         fresh.rename(folder)
@@ -169,7 +269,14 @@ def save_bundle(
                 shutil.rmtree(stale)
             else:
                 stale.rename(folder)
-    return _load(folder)
+
+
+def _members(folder: Path) -> list[str]:
+    """Return the folders that an ensemble's card names, none where there is no such card."""
+    try:
+        return read_card(folder / CARD_NAME).members
+    except ModelError:
+        return []
 
 
 def _names() -> list[str]:
@@ -190,16 +297,29 @@ def _unknown(name: str) -> str:
 
 def _load(folder: Path) -> Bundle:
     card = read_card(folder / CARD_NAME)
+    if not card.members:
+        _check_weights(folder)
+        return Bundle(folder=folder, card=card, sha256=_checksum(folder, [CARD_NAME, WEIGHTS_NAME]))
+    members = []
+    for name in card.members:
+        if not (folder / name).is_dir():
+            raise ModelError(f"{folder / name}: no such folder; {CARD_NAME} of the ensemble {card.name} names it")
+        members.append(_load(folder / name))
+    check_members(card, {b.folder.name: b.card for b in members}, str(folder))
+    files = [f"{name}/{file}" for name in card.members for file in (CARD_NAME, WEIGHTS_NAME)]
+    return Bundle(folder, card, _checksum(folder, [CARD_NAME, *files]), tuple(members))
+
+
+def _check_weights(folder: Path) -> None:
     weights = folder / WEIGHTS_NAME
     if not weights.is_file():
         raise ModelError(f"{weights}: no such file; a model bundle holds {WEIGHTS_NAME} and {CARD_NAME}")
     read_header(weights)
-    return Bundle(folder=folder, card=card, sha256=_checksum(folder))
 
 
-def _checksum(folder: Path) -> str:
+def _checksum(folder: Path, names: Sequence[str]) -> str:
     files = []
-    for name in (CARD_NAME, WEIGHTS_NAME):
+    for name in names:
         path = folder.resolve() / name
         status = path.stat()
         files.append((str(path), status.st_size, status.st_mtime_ns, status.st_ino))

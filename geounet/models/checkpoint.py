@@ -20,6 +20,7 @@ import torch
 from geounet.errors import ModelError
 from geounet.models.bundle import read_header
 from geounet.models.network import ARCHITECTURES, RESERVED, one_line
+from geounet.models.networks.table import NETWORKS
 
 Weights = dict[str, torch.Tensor]
 
@@ -123,7 +124,7 @@ def _arguments(architecture: str | None, config: Mapping[str, Any]) -> dict[str,
 
 def _read_hyper_parameters(source: Source, said: Mapping[str, Any]) -> None:
     """Take what Lightning modules usually call these things, also torchgeo's (`model`, `backbone`)."""
-    folded = {name.lower(): name for name in ARCHITECTURES}
+    folded = {name.lower(): name for name in NETWORKS}
     for key in ("architecture", "arch", "model", "model_name"):
         value = said.get(key)
         if isinstance(value, str):

@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from geounet.config.card import PALETTE, Card, Kind
+from geounet.config.card import OWN_NETWORKS, PALETTE, Card, Kind, TileSpec
 from geounet.errors import JobError, ModelError
 from geounet.models.bundle import Bundle, save_bundle
 from geounet.models.checkpoint import Source, Weights, read_source
-from geounet.models.network import ARCHITECTURES, build, compare, one_line
+from geounet.models.network import build, compare, one_line, stride
+from geounet.models.networks.table import NETWORKS
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def import_model(
     tile
         Side of a tile, px.
     architecture, encoder
-        smp's names. Only for sources that do not say.
+        Names of the table of networks and of smp's encoders. Only for sources that do not say.
     activation
         `softmax` (one class a pixel) or `sigmoid`.
     data_type
@@ -113,8 +114,8 @@ def import_model(
 
     missing = []
     if "architecture" not in data:
-        missing.append(f"--architecture ({', '.join(ARCHITECTURES)})")
-    if "encoder" not in data:
+        missing.append(f"--architecture ({', '.join(NETWORKS)})")
+    if "encoder" not in data and data.get("architecture") not in OWN_NETWORKS:
         missing.append("--encoder (smp's name, for example resnet34)")
     channels = found.channels
     in_channels = found.in_channels
@@ -169,7 +170,7 @@ def _expected(data: Mapping[str, Any], source: Path) -> Weights:
     draft = {
         "name": "draft",
         "architecture": data["architecture"],
-        "encoder": data["encoder"],
+        "encoder": data.get("encoder", ""),
         "arguments": {k: v for k, v in arguments.items() if k != "activation"}
         if isinstance(arguments, dict)
         else arguments,
@@ -341,16 +342,14 @@ def _tile(network: Any, card: Card, wanted: int | None, said: Mapping[str, Any])
     sizes = [wanted] if wanted is not None else [_USUAL_TILE, *([int(native[-1])] if native else [])]
     shapes = network.to(device="meta")
     refusal = None
-    multiple = int(said.get("multiple_of") or encoder.output_stride)
+    plain = card.model_copy(update={"tile": TileSpec(multiple_of=1)})
+    multiple = int(said.get("multiple_of") or getattr(encoder, "output_stride", None) or stride(plain))
     for size in sizes:
         refusal = f"not a multiple of {multiple}" if size % multiple else _refusal(shapes, card, size)
         if refusal is None:
             another = _refusal(shapes, card, size + multiple)
             return {**said, "size": size, "multiple_of": multiple, "fixed": said.get("fixed", another is not None)}
-    raise ModelError(
-        f"{card.name}: {card.architecture} with encoder {card.encoder} does not take tiles of {sizes[-1]} px "
-        f"({refusal}); give --tile"
-    )
+    raise ModelError(f"{card.name}: {card.network} does not take tiles of {sizes[-1]} px ({refusal}); give --tile")
 
 
 @torch.inference_mode()

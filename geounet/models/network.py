@@ -1,4 +1,4 @@
-"""Networks of segmentation-models-pytorch (smp), built from a card and filled from a bundle.
+"""Networks of segmentation-models-pytorch (smp) and our own, built from a card and filled from a bundle.
 
 https://smp.readthedocs.io; importing this module is cheap, smp and torch are imported when a network is built.
 """
@@ -11,7 +11,10 @@ import math
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from geounet.config.card import ENSEMBLE, OWN_NETWORKS
 from geounet.errors import ModelError
+from geounet.models.libraries import import_libraries
+from geounet.models.networks.table import NETWORKS, context
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,20 +24,7 @@ if TYPE_CHECKING:
     from geounet.config.card import Card
     from geounet.models.bundle import Bundle
 
-ARCHITECTURES: dict[str, tuple[int, int]] = {
-    "Unet": (5, 32),
-    "UnetPlusPlus": (5, 32),
-    "MAnet": (5, 32),
-    "Linknet": (5, 32),
-    "FPN": (5, 32),
-    "PSPNet": (3, 32),
-    "PAN": (5, 16),
-    "DeepLabV3": (5, 8),
-    "DeepLabV3Plus": (5, 16),
-    "UPerNet": (5, 32),
-    "Segformer": (5, 32),
-    "DPT": (4, 0),
-}
+ARCHITECTURES = {name: (entry.depth, entry.stride) for name, entry in NETWORKS.items() if entry.library == "smp"}
 """Default `encoder_depth` and `encoder_output_stride` of smp's classes; 0: the patch size of the vision transformer."""
 
 RESERVED: dict[str, str] = {
@@ -55,11 +45,6 @@ _ACTIVATIONS = {"softmax": "softmax", "softmax2d": "softmax", "sigmoid": "sigmoi
 _SHOWN = 3
 
 
-def import_libraries() -> None:
-    """Import what building a network takes: seconds that a worker can spend before it has work."""
-    import segmentation_models_pytorch  # noqa: F401 - the import is the work
-
-
 def build(card: Card) -> torch.nn.Module:
     """Build the card's network, with random weights.
 
@@ -70,11 +55,15 @@ def build(card: Card) -> torch.nn.Module:
     Raises
     ------
     ModelError
-        If smp has no such architecture or encoder (with the nearest names), or refuses the combination.
+        If there is no such architecture or encoder (with the nearest names), or the combination is refused.
     """
+    architecture = _architecture(card)
+    if architecture in OWN_NETWORKS:
+        return _build_own(card)
+
+    import_libraries()
     import segmentation_models_pytorch as smp
 
-    architecture = _architecture(card)
     _check_encoder(card)
     arguments = _arguments(card)
     network_class = getattr(smp, architecture)
@@ -106,13 +95,37 @@ def build(card: Card) -> torch.nn.Module:
     return module
 
 
+def _build_own(card: Card) -> torch.nn.Module:
+    """Build one of our own networks."""
+    from geounet.models.networks.attention import AttentionUnet
+    from geounet.models.networks.classic import Unet2015
+    from geounet.models.networks.residual import ResUnet
+
+    classes: dict[str, type[torch.nn.Module]] = {
+        "Unet2015": Unet2015, "AttentionUnet": AttentionUnet, "ResUnet": ResUnet
+    }  # fmt: skip
+    network_class = classes[card.architecture]
+    arguments = _arguments(card)
+    known = set(inspect.signature(network_class).parameters)
+    for key in arguments.keys() - known:
+        near = difflib.get_close_matches(key, known, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        takes = NETWORKS[card.architecture].arguments
+        raise ModelError(f"{card.name}: arguments.{key}: {hint}{card.architecture} takes {takes}")
+    try:
+        return network_class(len(card.input.bands), card.channels, **arguments)
+    except ValueError as error:
+        raise ModelError(f"{card.name}: {card.architecture}: arguments.{one_line(error)}") from None
+
+
 def load(bundle: Bundle) -> torch.nn.Module:
     """Build a bundle's network and fill it; float32, on the CPU, in evaluation mode, without gradients.
 
     Raises
     ------
     ModelError
-        If names or shapes of the weights are not those of the network, or a weight is not finite.
+        If names or shapes of the weights are not those of the network, a weight is not finite, or the bundle is an
+        ensemble.
     """
     from safetensors.torch import load_file
 
@@ -145,7 +158,7 @@ def compare(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tens
     if problems:
         shown = "; ".join(problems[:_SHOWN]) + ("; …" if len(problems) > _SHOWN else "")
         raise ModelError(
-            f"{where}: weights do not fit {card.architecture} with encoder {card.encoder}, "
+            f"{where}: weights do not fit {card.network}, "
             f"{len(card.input.bands)} bands and {card.channels} classes: {shown}"
         )
 
@@ -159,16 +172,37 @@ def stride(card: Card) -> int:
     Raises
     ------
     ModelError
-        If the card names an architecture or an encoder that smp does not have.
+        If the card names an architecture or an encoder that there is not.
     """
     architecture = _architecture(card)
-    depth, output = ARCHITECTURES[architecture]
+    entry = NETWORKS[architecture]
     if architecture == "DPT":
         output = _patch(card)
+    elif entry.library == "geounet":
+        output = 2 ** _whole(card, "depth", entry.depth)
     else:
-        depth = _whole(card, "encoder_depth", depth)
-        output = min(_whole(card, "encoder_output_stride", output), 2**depth)
+        depth = _whole(card, "encoder_depth", entry.depth)
+        output = min(_whole(card, "encoder_output_stride", entry.stride), 2**depth)
     return math.lcm(card.tile.multiple_of, output)
+
+
+def margin(card: Card) -> int:
+    """Return how many pixels beside a tile the network takes on each side of it.
+
+    Raises
+    ------
+    ModelError
+        If the card's `depth` is no whole number.
+    """
+    if card.architecture not in OWN_NETWORKS:
+        return 0
+    _whole(card, "depth", NETWORKS[card.architecture].depth)
+    return context(card.architecture, card.arguments)
+
+
+def give_context(network: Any) -> None:
+    """Tell a network with a `margin` that its input holds it; as built it mirrors its input instead."""
+    network.given_context = True
 
 
 def one_line(error: BaseException) -> str:
@@ -201,12 +235,14 @@ def _patch(card: Card) -> int:
 
 
 def _architecture(card: Card) -> str:
-    if card.architecture in ARCHITECTURES:
+    if card.architecture in NETWORKS:
         return card.architecture
-    folded = {name.lower(): name for name in ARCHITECTURES}
+    if card.architecture == ENSEMBLE:
+        raise ModelError(f"{card.name}: is an ensemble of {len(card.members)} models, where a single network is needed")
+    folded = {name.lower(): name for name in NETWORKS}
     near = difflib.get_close_matches(card.architecture.lower().replace("-", ""), folded, n=1)
     hint = f"did you mean {folded[near[0]]}? " if near else ""
-    raise ModelError(f"{card.name}: architecture {card.architecture!r}: {hint}smp has {', '.join(ARCHITECTURES)}")
+    raise ModelError(f"{card.name}: architecture {card.architecture!r}: {hint}there are {', '.join(NETWORKS)}")
 
 
 def _check_encoder(card: Card) -> None:

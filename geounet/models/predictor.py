@@ -1,7 +1,7 @@
 """A network on a device: tiles in, quantised probabilities out, the same bits for any position in a batch.
 
 Sums of integers do not depend on their order, so blending is exact when probabilities are whole steps; they are
-rounded once, after test-time augmentation was averaged.
+rounded once, after members of an ensemble and test-time augmentation were averaged.
 """
 
 from __future__ import annotations
@@ -10,19 +10,23 @@ import contextlib
 import logging
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
 
 from geounet.errors import ModelError
 from geounet.models.bundle import Bundle, load_bundle
-from geounet.models.network import load, one_line, stride
+from geounet.models.members import margin_of
+from geounet.models.network import give_context, load, margin, one_line, stride
+from geounet.models.networks.blocks import centre
 from geounet.models.prepare import prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
+
+    from geounet.config.card import Card, InputSpec
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +50,27 @@ _predictors: OrderedDict[tuple[object, ...], Predictor] = OrderedDict()
 _ceilings: dict[tuple[object, ...], int] = {}
 
 
+class Scale(NamedTuple):
+    """From the values that a predictor is given to the normalisation of one of its members."""
+
+    factor: torch.Tensor
+    offset: torch.Tensor
+    """float32 `(bands, 1, 1)` both."""
+    fill: float
+    """In place of NaN."""
+
+
+class Member(NamedTuple):
+    """One network of a predictor."""
+
+    card: Card
+    network: torch.nn.Module
+    scale: Scale | None
+    """None: the values as they are."""
+
+
 class Predictor:
-    """A bundle's network, ready on its device.
+    """A bundle's network, or the networks of an ensemble, ready on its device.
 
     Parameters
     ----------
@@ -58,7 +81,7 @@ class Predictor:
     tta
         `none`, `flips` (4 forwards) or `d4` (8): forwards of the tile's symmetries, averaged.
     tile
-        Side of a tile, px.
+        Side of a tile, px. A network with valid convolutions is given `margin` px more on every side.
     batch
         Tiles per forward; every forward has exactly this many, the rest are zeros.
     threads
@@ -67,8 +90,11 @@ class Predictor:
     Raises
     ------
     ModelError
-        If the bundle's weights do not fit its network, or the device has too little memory for one tile.
+        If a bundle's weights do not fit its network, or the device has too little memory for one tile.
     """
+
+    margin: int
+    """Pixels beside a tile that the network is given on each side of it."""
 
     def __init__(
         self,
@@ -97,6 +123,7 @@ class Predictor:
         """Whether a batch was halved for lack of memory: the batch shape, and so the last bits, may have changed."""
         self._symmetries = TTA[tta]
         self._dtype = _DTYPES[precision]
+        self.margin = margin_of(bundle)
         self._sigmoid = bundle.card.activation == "sigmoid"
         self._key = (bundle.sha256, device, precision, tta, tile)
         self.batch = batch
@@ -108,7 +135,11 @@ class Predictor:
             torch.backends.cudnn.deterministic = True
             torch.backends.cudnn.allow_tf32 = False
             torch.backends.cuda.matmul.allow_tf32 = False
-        self._network = self._prepared(load(bundle)).to(self.device)
+        reading = bundle.reading
+        self._members = [
+            Member(part.card, self._prepared(part).to(self.device), _scale(reading, part.card.input, self.device))
+            for part in bundle.parts
+        ]
 
     def quantised(self, tiles: np.ndarray) -> np.ndarray:
         """Return the probabilities of tiles in whole steps.
@@ -116,7 +147,8 @@ class Predictor:
         Parameters
         ----------
         tiles
-            Normalised values, float32 `(n, bands, tile, tile)`, finite.
+            Values normalised as `Bundle.reading` says, float32 `(n, bands, side, side)`, with
+            `side = tile + 2 * margin`; finite, or NaN where `reading.fill` is.
 
         Returns
         -------
@@ -129,9 +161,9 @@ class Predictor:
             If the network returns NaN or infinity, another shape than it was given, fails, or if there is too little
             memory for a single tile.
         """
-        bands = len(self.card.input.bands)
-        if tiles.ndim != 4 or tiles.shape[1:] != (bands, self.tile, self.tile):
-            raise ValueError(f"tiles are {tiles.shape}, expected (n, {bands}, {self.tile}, {self.tile})")
+        bands, side = len(self.card.input.bands), self.tile + 2 * self.margin
+        if tiles.ndim != 4 or tiles.shape[1:] != (bands, side, side):
+            raise ValueError(f"tiles are {tiles.shape}, expected (n, {bands}, {side}, {side})")
         out = np.empty((len(tiles), self.card.channels, self.tile, self.tile), dtype=np.int16)
         self._run(tiles, out, lambda p: p.mul_(STEPS).round_().to(torch.int16))
         return out
@@ -142,7 +174,8 @@ class Predictor:
         Parameters
         ----------
         arrays
-            Normalised values, float32 `(n, bands, rows, cols)`, finite; rows equal cols with `d4`.
+            Values as for `quantised`, float32 `(n, bands, rows + 2 * margin, cols + 2 * margin)`; rows equal cols with
+            `d4`.
 
         Returns
         -------
@@ -154,7 +187,8 @@ class Predictor:
         ModelError
             As `quantised`.
         """
-        out = np.empty((len(arrays), self.card.channels, *arrays.shape[2:]), dtype=np.float32)
+        rows, cols = (size - 2 * self.margin for size in arrays.shape[2:])
+        out = np.empty((len(arrays), self.card.channels, rows, cols), dtype=np.float32)
         self._run(arrays, out, lambda p: p)
         return out
 
@@ -180,27 +214,29 @@ class Predictor:
 
     def trial(self) -> None:
         """Run one full batch of zeros, so that a batch that is too large is halved now."""
-        self.quantised(np.zeros((self.batch, len(self.card.input.bands), self.tile, self.tile), dtype=np.float32))
+        side = self.tile + 2 * self.margin
+        self.quantised(np.zeros((self.batch, len(self.card.input.bands), side, side), dtype=np.float32))
 
-    def _prepared(self, network: torch.nn.Module) -> torch.nn.Module:
-        """Return the network made ready, tried on a small input where it takes one (pyramids of pooling do not)."""
-        small = 2 * stride(self.card)
-        for side in [self.tile] if self.card.tile.fixed or small >= self.tile else [small, self.tile]:
-            shape = (1, len(self.card.input.bands), side, side)
+    def _prepared(self, part: Bundle) -> torch.nn.Module:
+        """Return a network made ready, tried on a small input where it takes one (pyramids of pooling do not)."""
+        network, card, beside = load(part), part.card, 2 * margin(part.card)
+        if beside:
+            give_context(network)
+        small = 2 * stride(card)
+        for side in [self.tile] if card.tile.fixed or small >= self.tile else [small, self.tile]:
+            shape = (1, len(card.input.bands), side + beside, side + beside)
             # Noise, because zeros would hide differences.
             example = torch.randn(shape, generator=torch.Generator().manual_seed(0))
             try:
                 return prepare(network, self._dtype, example)
             except (RuntimeError, AssertionError, ValueError) as error:
                 if side == self.tile:
-                    raise ModelError(f"{self._refusal((side, side))}: {one_line(error)}") from error
+                    raise ModelError(f"{self._refusal((side, side), card)}: {one_line(error)}") from error
         raise AssertionError
 
-    def _refusal(self, shape: tuple[int, ...]) -> str:
-        return (
-            f"{self.name}: {self.card.architecture} with encoder {self.card.encoder} fails on "
-            f"{shape[0]} x {shape[1]} px ({self.device}, {self.precision})"
-        )
+    def _refusal(self, shape: tuple[int, ...], card: Card | None = None) -> str:
+        network = (card or self.card).network
+        return f"{self.name}: {network} fails on {shape[0]} x {shape[1]} px ({self.device}, {self.precision})"
 
     def _forward(self, part: np.ndarray) -> torch.Tensor:
         n = len(part)
@@ -208,23 +244,35 @@ class Predictor:
         tiles[:n] = torch.from_numpy(np.ascontiguousarray(part, dtype=np.float32))
         tiles = tiles.to(self.device)
         total: torch.Tensor | None = None
-        for turns, mirrored in self._symmetries:
-            given = _turned(tiles, turns, mirrored).contiguous(memory_format=torch.channels_last)
-            with self._autocast():
-                logits = self._network(given)
-            self._check(logits, n, given.shape)
-            logits = logits[:n].float()
-            p = _unturned(logits.sigmoid() if self._sigmoid else logits.softmax(dim=1), turns, mirrored)
-            total = p if total is None else total.add_(p)
+        for member in self._members:  # in the order of the card: sums of floats depend on it
+            own = self._seen(tiles, member)
+            for turns, mirrored in self._symmetries:
+                given = _turned(own, turns, mirrored).contiguous(memory_format=torch.channels_last)
+                with self._autocast():
+                    logits = member.network(given)
+                self._check(logits, n, given.shape, member.card)
+                logits = logits[:n].float()
+                p = _unturned(logits.sigmoid() if self._sigmoid else logits.softmax(dim=1), turns, mirrored)
+                total = p if total is None else total.add_(p)
         assert total is not None
-        return total.div_(len(self._symmetries)) if len(self._symmetries) > 1 else total
+        forwards = len(self._members) * len(self._symmetries)
+        return total.div_(forwards) if forwards > 1 else total
 
-    def _check(self, logits: torch.Tensor, n: int, given: torch.Size) -> None:
-        expected = (self.batch, self.card.channels, *given[2:])
+    def _seen(self, tiles: torch.Tensor, member: Member) -> torch.Tensor:
+        """Return the tiles in a member's own normalisation, with the margin that it takes."""
+        if member.scale is not None:
+            invalid = tiles.isnan()
+            tiles = (tiles * member.scale.factor + member.scale.offset).masked_fill(invalid, member.scale.fill)
+        surplus = 2 * (self.margin - margin(member.card))
+        return centre(tiles, tiles.shape[-2] - surplus, tiles.shape[-1] - surplus) if surplus else tiles
+
+    def _check(self, logits: torch.Tensor, n: int, given: torch.Size, card: Card) -> None:
+        beside = 2 * margin(card)
+        expected = (self.batch, card.channels, given[2] - beside, given[3] - beside)
         if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != expected:
             found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
             raise ModelError(
-                f"{self.name}: {self.card.architecture} returned {found} for an input of {tuple(given)}, expected "
+                f"{self.name}: {card.architecture} returned {found} for an input of {tuple(given)}, expected "
                 f"{expected}: a value for each pixel and class (which `arguments.upsampling` decides)"
             )
         low, high = torch.aminmax(logits[:n])
@@ -311,6 +359,17 @@ def get_predictor(
                 _predictors.popitem(last=False)
         _predictors.move_to_end(key)
         return found
+
+
+def _scale(reading: InputSpec, wanted: InputSpec, device: torch.device) -> Scale | None:
+    """Return what brings values normalised as `reading` says to another normalisation; None if it is the same."""
+    if reading == wanted:
+        return None
+    pairs = list(zip(reading.value_scaling, wanted.value_scaling, strict=True))
+    factors = [a.stddev / b.stddev for a, b in pairs]
+    offsets = [(a.mean - b.mean) / b.stddev for a, b in pairs]
+    factor, offset = (torch.tensor(v, dtype=torch.float32, device=device)[:, None, None] for v in (factors, offsets))
+    return Scale(factor, offset, wanted.fill)
 
 
 def _turned(tiles: torch.Tensor, turns: int, mirrored: bool) -> torch.Tensor:

@@ -18,6 +18,7 @@ from geounet.config.card import Card
 from geounet.grid.blocks import Block, BlockId
 from geounet.grid.weights import TOTAL
 from geounet.models.bundle import load_bundle
+from geounet.models.members import margin_of
 from geounet.predict.blend import Band
 from geounet.predict.borders import write_borders
 from geounet.predict.decide import FINE_NODATA, add_counts, count_codes, decide, fine, stored
@@ -144,7 +145,7 @@ def _batches(rows: Iterable[TileRow], block: Block, size: int) -> Iterator[tuple
 
 
 def _predicted(
-    rows: Iterable[TileRow], block: Block, predictor: Predictor, threads: int
+    rows: Iterable[TileRow], block: Block, predictor: Predictor, threads: int, margin: int
 ) -> Iterator[tuple[TileRow, list[int], NDArray[np.int16]] | _Done]:
     """Yield the network's answers in the order of the tiles, several forward passes at work at once.
 
@@ -152,10 +153,11 @@ def _predicted(
     passes side by side are no slower than threads within one.
     """
     grid, first = block.grid, block.first[1]
+    side = grid.tile + 2 * margin
 
     def predict(row: TileRow, columns: list[int]) -> NDArray[np.int16]:
         offsets = [(col - first) * grid.stride for col in columns]
-        return predictor.quantised(np.stack([row.values[:, :, x : x + grid.tile] for x in offsets]))
+        return predictor.quantised(np.stack([row.values[:, :, x : x + side] for x in offsets]))
 
     waiting: deque[tuple[TileRow, list[int], Future[NDArray[np.int16]]] | _Done] = deque()
 
@@ -201,7 +203,8 @@ def infer_block(recipe: Recipe, block_id: BlockId) -> dict[str, Any]:
     """
     started = time.perf_counter()
     block = recipe.blocks.block(block_id)
-    card = load_bundle(recipe.model).card
+    bundle = load_bundle(recipe.model)
+    card, margin = bundle.card, margin_of(bundle)
     predictor = predictor_of(recipe)
     loaded = time.perf_counter()
     seconds = {"load": loaded - started, "read": 0.0, "network": 0.0, "blend": 0.0}
@@ -212,9 +215,9 @@ def infer_block(recipe: Recipe, block_id: BlockId) -> dict[str, Any]:
         if not block.core.empty:
             core = stack.enter_context(PieceWriter(recipe, card, block_id, "core", block.core))
         sorter = BlockSums(block, card.channels, core)
-        rows = tile_rows(recipe, block, card.input)
+        rows = tile_rows(recipe, block, bundle.reading, margin)
         before = time.perf_counter()
-        for item in _predicted(rows, block, predictor, recipe.side_by_side):
+        for item in _predicted(rows, block, predictor, recipe.side_by_side, margin):
             between = time.perf_counter()
             seconds["network"] += between - before
             if isinstance(item, _Done):

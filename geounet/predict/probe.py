@@ -29,7 +29,7 @@ def probe(model: str, sha256: str, device: str, precision: str, work: str | None
     import torch
 
     from geounet.models.device import resolve
-    from geounet.models.network import stride
+    from geounet.models.members import stride_of
 
     bundle = load_bundle(model)
     if bundle.sha256 != sha256:
@@ -40,7 +40,7 @@ def probe(model: str, sha256: str, device: str, precision: str, work: str | None
     return {
         "device": resolved,
         "precision": chosen,
-        "multiple": stride(bundle.card),
+        "multiple": stride_of(bundle),
         "torch": torch.__version__,
         "processor": torch.cuda.get_device_name(resolved)
         if resolved.startswith("cuda")

@@ -178,7 +178,7 @@ def _lineage(info: SceneInfo, card: Card, started: datetime) -> str:
     classes = ", ".join(c.name for c in card.classes)
     return (
         f"Bands {', '.join(info.band_names)} segmented into the classes {classes} by the network {card.name} "
-        f"({card.architecture}, {card.encoder}), in overlapping tiles whose overlaps were blended. "
+        f"({card.network}), in overlapping tiles whose overlaps were blended. "
         f"Begun {_stamp(started)}."
     )
 
@@ -216,8 +216,11 @@ def _model(card: Card) -> dict[str, Any]:
                 "classification:classes": [_class(c) for c in card.classes],
             }
         ],
-        "geounet:model_encoder": card.encoder,
     }
+    if card.encoder:
+        fields["geounet:model_encoder"] = card.encoder
+    if card.members:
+        fields["geounet:model_members"] = list(card.members)
     if card.total_parameters is not None:
         fields["mlm:total_parameters"] = card.total_parameters
     if card.gsd is not None:

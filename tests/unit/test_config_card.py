@@ -62,6 +62,14 @@ def test_a_card_survives_json(tmp_path: Path) -> None:
             {"input": {**card()["input"], "value_scaling": [{"mean": 0, "stddev": 0}]}},
             "input.value_scaling[0].stddev: found 0",
         ),
+        ({"encoder": ""}, "encoder: missing; expected smp encoder name"),
+        ({"library": "geounet"}, "architecture Unet is of library smp, found geounet"),
+        ({"architecture": "ResUnet", "library": "smp", "encoder": ""}, "architecture ResUnet is of library geounet"),
+        ({"architecture": "ResUnet"}, "architecture ResUnet has no choice of encoder, found 'resnet18'"),
+        ({"architecture": "Ensemble", "encoder": ""}, "`members` and architecture Ensemble belong together, found"),
+        ({"members": ["a", "b"]}, "`members` and architecture Ensemble belong together, found Unet and 2 members"),
+        ({"members": ["../a"]}, "members: found '../a', expected the name of a folder inside the bundle"),
+        ({"members": ["a", "b", "a"]}, "members: member named twice: a"),
     ],
 )
 def test_invalid_cards_are_refused_in_one_line(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -70,6 +78,14 @@ def test_invalid_cards_are_refused_in_one_line(tmp_path: Path, changes: dict[str
         read_card(path)
     assert str(info.value).startswith(f"{path}: {message}")
     assert "\n" not in str(info.value)
+
+
+def test_the_library_follows_from_the_architecture(tmp_path: Path) -> None:
+    own = read_card(write(tmp_path, card(architecture="AttentionUnet", encoder="")))
+    assert (own.library, own.network) == ("geounet", "AttentionUnet")
+    assert (read_card(write(tmp_path, card())).library, Card(**card()).network) == ("smp", "Unet with encoder resnet18")
+    both = Card(**card(architecture="Ensemble", encoder="", members=["a", "b"]))
+    assert (both.library, both.network) == ("geounet", "Ensemble of 2 models")
 
 
 def test_what_is_no_card_is_refused(tmp_path: Path) -> None:

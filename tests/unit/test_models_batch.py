@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -73,7 +72,7 @@ def _activations(bundle: Bundle) -> int:
 
 def test_the_footprint_of_a_fixed_size_network_is_known() -> None:
     fixed = card(architecture="DPT", encoder="tu-vit_tiny_patch16_224", tile=TileSpec(size=224, fixed=True))
-    made: Any = SimpleNamespace(card=fixed)
+    made = Bundle(Path(), fixed, "")
     assert estimate_memory(made, 224, 1, "fp32") > 50e6
     with pytest.raises(ModelError, match="does not take tiles of 256 px"):
         estimate_memory(made, 256, 1, "fp32")

@@ -82,7 +82,7 @@ def test_stride(fields: dict[str, Any], expected: int) -> None:
     [
         ({"architecture": "unet"}, r"did you mean Unet\?"),
         ({"architecture": "DeepLab-V3+"}, r"did you mean DeepLabV3"),
-        ({"architecture": "YOLO"}, r"architecture 'YOLO': smp has Unet"),
+        ({"architecture": "YOLO"}, r"architecture 'YOLO': there are Unet, .*ResUnet"),
         ({"encoder": "resnet81"}, r"encoder 'resnet81': did you mean resnet18"),
         ({"encoder": "resnest14d"}, r"did you mean tu-resnest14d\?"),
         ({"encoder": "tu-mobilenetv3_smal_050"}, r"did you mean tu-mobilenetv3_small_050"),

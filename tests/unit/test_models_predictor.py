@@ -187,6 +187,14 @@ def test_options_are_checked(bundle: Bundle, options: dict[str, Any]) -> None:
         Predictor(bundle, tile=TILE, **options)
 
 
+def replace_network(predictor: Predictor, make: Any) -> Any:
+    """Put what `make` makes of the predictor's network in its place, and return it."""
+    (member,) = predictor._members
+    made = make(member.network)
+    predictor._members = [member._replace(network=made)]
+    return made
+
+
 class Hungry(torch.nn.Module):
     """A network that finds memory for so many tiles only."""
 
@@ -215,7 +223,7 @@ def test_batches_are_halved_once_and_for_all(bundle: Bundle, error: Exception) -
     tiles = noise(7)
     expected = Predictor(bundle, tile=TILE).quantised(tiles)
     predictor = Predictor(bundle, tile=TILE, batch=4)
-    hungry = predictor._network = Hungry(predictor._network, 1, error)
+    hungry = replace_network(predictor, lambda network: Hungry(network, 1, error))
     np.testing.assert_array_equal(predictor.quantised(tiles), expected)
     assert hungry.seen == [4, 2] + [1] * 7
     assert predictor.batch == 1
@@ -227,14 +235,14 @@ def test_batches_are_halved_once_and_for_all(bundle: Bundle, error: Exception) -
 
 def test_too_little_memory_for_one_tile_is_an_error(bundle: Bundle) -> None:
     predictor = Predictor(bundle, tile=TILE)
-    predictor._network = Hungry(predictor._network, 0, MemoryError())
+    replace_network(predictor, lambda network: Hungry(network, 0, MemoryError()))
     with pytest.raises(ModelError, match=r"too little memory on cpu for 64 x 64 px; use a smaller tile"):
         predictor.quantised(noise(1))
 
 
 def test_other_failures_are_told_with_the_model(bundle: Bundle) -> None:
     predictor = Predictor(bundle, tile=TILE)
-    predictor._network = Hungry(predictor._network, 0, RuntimeError("shapes do not match\nlong story"))
+    replace_network(predictor, lambda network: Hungry(network, 0, RuntimeError("shapes do not match\nlong story")))
     with pytest.raises(ModelError, match=r"small: Unet with encoder .* \(cpu, fp32\): shapes do not match$"):
         predictor.quantised(noise(1))
     assert not is_out_of_memory(RuntimeError("shapes do not match"))
