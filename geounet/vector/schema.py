@@ -12,11 +12,25 @@ GEOMETRY = "geom"
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a layer; the alias is what QGIS shows."""
+    """A column of a layer.
+
+    Attributes
+    ----------
+    name, type
+        As scripts see it.
+    alias
+        What people see, with the unit in brackets.
+    about
+        What it means, one sentence.
+    values
+        The words that it takes and what they mean, where they are few.
+    """
 
     name: str
     type: pa.DataType
     alias: str
+    about: str = ""
+    values: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -35,7 +49,12 @@ class Layer:
         return pa.schema(fields + [pa.field(c.name, c.type) for c in self.columns])
 
 
-CONFIDENCE = Column("confidence", pa.float32(), "confidence (mean probability, 0 to 1)")
+CONFIDENCE = Column(
+    "confidence",
+    pa.float32(),
+    "confidence (0 to 1)",
+    "mean probability of the feature's class over its pixels; empty where only classes were known",
+)
 
 BUILDINGS = Layer(
     "buildings",
@@ -43,11 +62,22 @@ BUILDINGS = Layer(
     "Outlines of buildings",
     (
         Column("class", pa.string(), "class"),
-        Column("area_m2", pa.float64(), "area on the ground (m²)"),
-        Column("perimeter_m", pa.float64(), "length of all outlines on the ground (m)"),
+        Column("area_m2", pa.float64(), "area (m²)", "area on the ground, on the ellipsoid of the CRS"),
+        Column("perimeter_m", pa.float64(), "perimeter (m)", "length of all outlines on the ground, courtyards included"),
         CONFIDENCE,
-        Column("angle_deg", pa.float32(), "direction of the long axis (° clockwise from grid north, 0 to 180)"),
-        Column("reg_status", pa.string(), "outline: simplified, or raw where simplifying would change it too much"),
+        Column(
+            "angle_deg", pa.float32(), "long axis (°)", "direction of the long axis, clockwise from grid north, 0 to 180"
+        ),
+        Column(
+            "reg_status",
+            pa.string(),
+            "outline",
+            "how the outline was made",
+            (
+                ("simplified", "simplified"),
+                ("raw", "raw: simplifying would change it too much"),
+            ),
+        ),
     ),
 )
 
@@ -56,12 +86,12 @@ ROAD_EDGES = Layer(
     "LineString",
     "Centre lines of roads between nodes",
     (
-        Column("from_node", pa.int64(), "node at the start"),
-        Column("to_node", pa.int64(), "node at the end"),
-        Column("length_m", pa.float64(), "length on the ground (m)"),
-        Column("width_m", pa.float32(), "width on the ground (m)"),
+        Column("from_node", pa.int64(), "from node", "node at the start of the line: `node` in road_nodes"),
+        Column("to_node", pa.int64(), "to node", "node at the end of the line: `node` in road_nodes"),
+        Column("length_m", pa.float64(), "length (m)", "length on the ground, on the ellipsoid of the CRS"),
+        Column("width_m", pa.float32(), "width (m)", "width of the road on the ground, median along the line"),
         CONFIDENCE,
-        Column("bridged", pa.bool_(), "closes a gap in the mask"),
+        Column("bridged", pa.bool_(), "closes a gap", "whether the line closes a gap in the mask"),
     ),
 )
 
@@ -69,7 +99,10 @@ ROAD_NODES = Layer(
     "road_nodes",
     "Point",
     "Ends and junctions of roads",
-    (Column("node", pa.int64(), "number"), Column("degree", pa.int32(), "ends of edges that meet here")),
+    (
+        Column("node", pa.int64(), "node", "number of the node, from 1"),
+        Column("degree", pa.int32(), "degree", "ends of edges that meet here: 1 is a dead end"),
+    ),
 )
 
 LANDCOVER = Layer(
@@ -77,9 +110,12 @@ LANDCOVER = Layer(
     "Polygon",
     "Land cover",
     (
-        Column("class_id", pa.int32(), "class code"),
-        Column("class", pa.string(), "class"),
-        Column("area_m2", pa.float64(), "area on the ground (m²)"),
+        Column("class_id", pa.int32(), "class code", "code of the class in the mask"),
+        Column("class", pa.string(), "class", "name of the class"),
+        Column("area_m2", pa.float64(), "area (m²)", "area on the ground, on the ellipsoid of the CRS"),
         CONFIDENCE,
     ),
 )
+
+LAYERS = (BUILDINGS, ROAD_EDGES, ROAD_NODES, LANDCOVER)
+"""All layers, in the order in which they are written."""
