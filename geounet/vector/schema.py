@@ -63,10 +63,15 @@ BUILDINGS = Layer(
     (
         Column("class", pa.string(), "class"),
         Column("area_m2", pa.float64(), "area (m²)", "area on the ground, on the ellipsoid of the CRS"),
-        Column("perimeter_m", pa.float64(), "perimeter (m)", "length of all outlines on the ground, courtyards included"),
+        Column(
+            "perimeter_m", pa.float64(), "perimeter (m)", "length of all outlines on the ground, courtyards included"
+        ),
         CONFIDENCE,
         Column(
-            "angle_deg", pa.float32(), "long axis (°)", "direction of the long axis, clockwise from grid north, 0 to 180"
+            "angle_deg",
+            pa.float32(),
+            "long axis (°)",
+            "direction of the long axis, clockwise from grid north, 0 to 180",
         ),
         Column(
             "reg_status",
