@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,6 +23,7 @@ from geounet.engine.manifest import FORMAT
 from geounet.engine.plan import check_model, versions
 from geounet.engine.pool import InlinePool, Pool
 from geounet.engine.scene import Progress, SceneRun, Silent
+from geounet.engine.together import infer_all
 from geounet.errors import ClusterError, GeounetError, JobError, ModelError
 from geounet.models.bundle import Bundle, load_bundle
 from geounet.raster.scene import SceneSpec
@@ -137,9 +139,14 @@ def run(job: Job, client: Any = None, progress: Progress | None = None) -> RunRe
         if todo:
             connected, layout = cluster.get()
             pool = Pool(connected, wait_s=job.cluster.wait_s)
-            for index, scene in todo:
-                scene.pool, scene.layout, scene.progress = pool, layout, progress
-                entries[index] = _run_one(scene)
+            for _, several in groupby(todo, key=lambda pair: pair[1].spec.name):
+                models = list(several)
+                for _, scene in models:
+                    scene.pool, scene.layout, scene.progress = pool, layout, progress
+                if len(models) > 1:
+                    infer_all([scene for _, scene in models])
+                for index, scene in models:
+                    entries[index] = _run_one(scene)
         ordered = [entries[index] for index in range(len(runs))]
         exit_code = _exit_code(ordered)
         manifest = {

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,14 +124,36 @@ class BlockSums:
 
 
 @dataclass
+class _Part:
+    """What one model has to do in a block, and how far it is."""
+
+    recipe: Recipe
+    card: Card
+    predictor: Predictor
+    core: PieceWriter | None
+    sorter: BlockSums
+    band: Band
+    tiles: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("load", "read", "network", "blend"), 0.0))
+
+
+class _Batch(NamedTuple):
+    """Tiles of one row for one forward pass of one model."""
+
+    row: TileRow
+    part: int
+    columns: list[int]
+
+
+@dataclass
 class _Done:
     """Marks that all tiles of a row have been seen."""
 
     row: TileRow
 
 
-def _batches(rows: Iterable[TileRow], block: Block, size: int) -> Iterator[tuple[TileRow, list[int]] | _Done]:
-    """Yield the columns of the tiles that hold a valid pixel, by batches, and a mark after each row."""
+def _batches(rows: Iterable[TileRow], block: Block, parts: Sequence[_Part]) -> Iterator[_Batch | _Done]:
+    """Yield the tiles that hold a valid pixel, by batches of each model, and a mark after each row."""
     grid, first = block.grid, block.first[1]
     for row in rows:
         columns = []
@@ -139,36 +161,39 @@ def _batches(rows: Iterable[TileRow], block: Block, size: int) -> Iterator[tuple
             x = (col - first) * grid.stride
             if row.valid[:, x : x + grid.tile].any():
                 columns.append(col)
-        for start in range(0, len(columns), size):
-            yield row, columns[start : start + size]
+        for k, part in enumerate(parts):
+            size = part.predictor.batch
+            for start in range(0, len(columns), size):
+                yield _Batch(row, k, columns[start : start + size])
         yield _Done(row)
 
 
 def _predicted(
-    rows: Iterable[TileRow], block: Block, predictor: Predictor, threads: int, margin: int
-) -> Iterator[tuple[TileRow, list[int], NDArray[np.int16]] | _Done]:
-    """Yield the network's answers in the order of the tiles, several forward passes at work at once.
+    rows: Iterable[TileRow], block: Block, parts: Sequence[_Part], margin: int
+) -> Iterator[tuple[_Batch, NDArray[np.int16]] | _Done]:
+    """Yield the networks' answers in the order of the tiles, several forward passes at work at once.
 
     On CPU each pass has one thread of its own: the last bits of a convolution depend on how many threads share it, and
     passes side by side are no slower than threads within one.
     """
     grid, first = block.grid, block.first[1]
-    side = grid.tile + 2 * margin
+    side, threads = grid.tile + 2 * margin, parts[0].recipe.side_by_side
 
-    def predict(row: TileRow, columns: list[int]) -> NDArray[np.int16]:
-        offsets = [(col - first) * grid.stride for col in columns]
-        return predictor.quantised(np.stack([row.values[:, :, x : x + side] for x in offsets]))
+    def predict(batch: _Batch) -> NDArray[np.int16]:
+        offsets = [(col - first) * grid.stride for col in batch.columns]
+        values = batch.row.values[batch.part]
+        return parts[batch.part].predictor.quantised(np.stack([values[:, :, x : x + side] for x in offsets]))
 
-    waiting: deque[tuple[TileRow, list[int], Future[NDArray[np.int16]]] | _Done] = deque()
+    waiting: deque[tuple[_Batch, Future[NDArray[np.int16]]] | _Done] = deque()
 
-    def first_done() -> tuple[TileRow, list[int], NDArray[np.int16]] | _Done:
+    def first_done() -> tuple[_Batch, NDArray[np.int16]] | _Done:
         item = waiting.popleft()
-        return item if isinstance(item, _Done) else (item[0], item[1], item[2].result())
+        return item if isinstance(item, _Done) else (item[0], item[1].result())
 
     with ThreadPoolExecutor(threads, thread_name_prefix="geounet-network") as pool:
         try:
-            for item in _batches(rows, block, predictor.batch):
-                waiting.append(item if isinstance(item, _Done) else (*item, pool.submit(predict, *item)))
+            for item in _batches(rows, block, parts):
+                waiting.append(item if isinstance(item, _Done) else (item, pool.submit(predict, item)))
                 while len(waiting) > threads + 1 or isinstance(waiting[0], _Done):
                     yield first_done()
                     if not waiting:
@@ -178,7 +203,7 @@ def _predicted(
         finally:
             for left in waiting:
                 if not isinstance(left, _Done):
-                    left[2].cancel()
+                    left[1].cancel()
 
 
 def _finished(block: Block, row: int) -> Rect:
@@ -189,62 +214,81 @@ def _finished(block: Block, row: int) -> Rect:
 
 
 def infer_block(recipe: Recipe, block_id: BlockId) -> dict[str, Any]:
-    """Infer one block, write its parts and its receipt, and return the receipt.
+    """Infer one block with one model; see `infer_together`."""
+    return infer_together((recipe,), block_id)[0]
 
-    Any number of executions, anywhere and at any time, leave the same files: each is made under a name of its own and
-    renamed when complete.
+
+def infer_together(recipes: Sequence[Recipe], block_id: BlockId) -> list[dict[str, Any]]:
+    """Infer one block with each of several models, write their parts and receipts, and return the receipts.
+
+    The pixels are read once: the recipes have the same scene, bands, grids and margin of their networks
+    (`geounet.engine.together`). Any number of executions, anywhere and at any time, alone or together, leave the same
+    files: each is made under a name of its own and renamed when complete.
 
     Raises
     ------
     SceneError
         If the scene cannot be read.
     ModelError
-        If the model is not the one of the recipe or cannot be used.
+        If a model is not the one of its recipe or cannot be used.
     """
     started = time.perf_counter()
-    block = recipe.blocks.block(block_id)
-    bundle = load_bundle(recipe.model)
-    card, margin = bundle.card, margin_of(bundle)
-    predictor = predictor_of(recipe)
-    loaded = time.perf_counter()
-    seconds = {"load": loaded - started, "read": 0.0, "network": 0.0, "blend": 0.0}
-    tiles = 0
-    band = Band(block, card.channels)
+    block = recipes[0].blocks.block(block_id)
+    bundles = [load_bundle(recipe.model) for recipe in recipes]
+    margin = margin_of(bundles[0])
+    parts: list[_Part] = []
     with ExitStack() as stack:
-        core = None
-        if not block.core.empty:
-            core = stack.enter_context(PieceWriter(recipe, card, block_id, "core", block.core))
-        sorter = BlockSums(block, card.channels, core)
-        rows = tile_rows(recipe, block, bundle.reading, margin)
-        before = time.perf_counter()
-        for item in _predicted(rows, block, predictor, recipe.side_by_side, margin):
-            between = time.perf_counter()
-            seconds["network"] += between - before
-            if isinstance(item, _Done):
-                seconds["read"] += item.row.seconds
-                rect = _finished(block, item.row.row)
-                sorter.take(band.sums[:, : rect.rows, : rect.cols], item.row.valid[: rect.rows], rect)
-                band.advance()
-            else:
-                row, columns, answers = item
-                for col, quantised in zip(columns, answers, strict=True):
-                    band.add(row.row, col, quantised)
-                tiles += len(columns)
+        for recipe, bundle in zip(recipes, bundles, strict=True):
             before = time.perf_counter()
-            seconds["blend"] += before - between
+            predictor, card, core = predictor_of(recipe), bundle.card, None
+            loading = time.perf_counter() - before
+            if not block.core.empty:
+                core = stack.enter_context(PieceWriter(recipe, card, block_id, "core", block.core))
+            sorter = BlockSums(block, card.channels, core)
+            parts.append(_Part(recipe, card, predictor, core, sorter, Band(block, card.channels)))
+            parts[-1].seconds["load"] = loading
+        rows = tile_rows(recipes[0], block, [bundle.reading for bundle in bundles], margin)
+        before = time.perf_counter()
+        for item in _predicted(rows, block, parts, margin):
+            between = time.perf_counter()
+            if isinstance(item, _Done):
+                rect = _finished(block, item.row.row)
+                for part in parts:
+                    part.seconds["read"] += item.row.seconds / len(parts)
+                    part.sorter.take(part.band.sums[:, : rect.rows, : rect.cols], item.row.valid[: rect.rows], rect)
+                    part.band.advance()
+                before = time.perf_counter()
+                for part in parts:
+                    part.seconds["blend"] += (before - between) / len(parts)
+                continue
+            batch, answers = item
+            part = parts[batch.part]
+            part.seconds["network"] += between - before
+            for col, quantised in zip(batch.columns, answers, strict=True):
+                part.band.add(batch.row.row, col, quantised)
+            part.tiles += len(batch.columns)
+            before = time.perf_counter()
+            part.seconds["blend"] += before - between
+    return [_receipt(part, block_id, time.perf_counter() - started) for part in parts]
+
+
+def _receipt(part: _Part, block_id: BlockId, seconds: float) -> dict[str, Any]:
+    """Write what neighbours need of a finished block, then its receipt; return that."""
+    recipe, core = part.recipe, part.core
     files = dict(core.files) if core else {}
-    if sorter.pieces:
+    if part.sorter.pieces:
         path = recipe.sums(block_id)
-        files[str(path.relative_to(recipe.folder))] = write_borders(path, recipe.fingerprint, sorter.sums, sorter.valid)
-    seconds["total"] = time.perf_counter() - started
+        files[str(path.relative_to(recipe.folder))] = write_borders(
+            path, recipe.fingerprint, part.sorter.sums, part.sorter.valid
+        )
     receipt = {
         "fingerprint": recipe.fingerprint,
         "block": list(block_id),
-        "tiles": tiles,
+        "tiles": part.tiles,
         "counts": core.counts if core else [],
         "files": files,
-        "halved": predictor.halved,
-        "seconds": {name: round(value, 4) for name, value in seconds.items()},
+        "halved": part.predictor.halved,
+        "seconds": {name: round(value, 4) for name, value in {**part.seconds, "total": seconds}.items()},
     }
     write_receipt(recipe.receipt("infer", str(block_id)), receipt)
     return receipt

@@ -14,11 +14,16 @@ import rasterio
 from geounet.batch.run import run as run_job
 from geounet.batch.run import scene_runs
 from geounet.batch.status import clean, read_status
+from geounet.config.card import Scaling
 from geounet.config.job import Job
 from geounet.config.load import job_from_options
+from geounet.engine import together as together_module
 from geounet.engine.pool import InlinePool
+from geounet.engine.scene import SceneRun
+from geounet.engine.together import infer_all
 from geounet.errors import GeounetError, JobError, OutputExistsError, SceneError
-from geounet.models.bundle import Bundle
+from geounet.models.bundle import Bundle, load_bundle
+from geounet.predict import source
 from tests.support.local import write_scene
 from tests.support.models import small_unet
 
@@ -138,6 +143,80 @@ def test_several_models_have_folders_of_their_own(scene: Path, bundle: Bundle, t
     folders = [r.folder.relative_to(tmp_path / "out").as_posix() for r in scene_runs(job)]
     assert folders == ["place/small", "place/other"]
     assert len({r._name() for r in scene_runs(job)}) == 2
+
+
+def models_of(folder: Path, *differences: dict[str, Any]) -> list[Bundle]:
+    """Models of different weights; each difference replaces fields of the card."""
+    made = []
+    for seed, fields in enumerate(differences):
+        one = small_unet(folder / f"model_{seed}", seed=seed, gsd=0.3)
+        card = one.card.model_copy(update={"name": f"model_{seed}", **fields})
+        (one.folder / "model.json").write_text(card.model_dump_json())
+        made.append(load_bundle(one.folder))
+    return made
+
+
+def runs_of(scene: Path, bundles: list[Bundle], out: Path, *settings: str) -> list[SceneRun]:
+    job = job_of(scene, bundles[0], out, "vector=none", "outputs.probability=true", *settings)
+    several = {"model": None, "models": [str(b.folder) for b in bundles]}
+    runs = scene_runs(Job.model_validate({**job.model_dump(by_alias=True), **several}))
+    for one in runs:
+        one.pool = InlinePool()
+    return runs
+
+
+@pytest.mark.parametrize("settings", [("tiling.block=1",), ("tiling.block=3", "resample=auto")])
+def test_models_together_read_once_and_find_what_they_find_alone(
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...]
+) -> None:
+    gsd = 0.4 if "resample=auto" in settings else 0.3
+    scaled = small_unet(tmp_path / "any").card.input
+    scaled = scaled.model_copy(update={"value_scaling": [Scaling(mean=60, stddev=30)] * 3})
+    bundles = models_of(tmp_path, {"gsd": gsd}, {"gsd": gsd, "input": scaled}, {"gsd": gsd})
+    reads: list[int] = []
+    original = source.read_row
+    monkeypatch.setattr(source, "read_row", lambda *args: reads.append(1) or original(*args))
+
+    for one in runs_of(scene, bundles, tmp_path / "alone", *settings):
+        one.run()
+    alone, reads[:] = len(reads), []
+    runs = runs_of(scene, bundles, tmp_path / "together", *settings)
+    infer_all(runs)
+    manifests = [one.run() for one in runs]
+    assert len(reads) * len(bundles) == alone > 0
+    for bundle, manifest in zip(bundles, manifests, strict=True):
+        assert manifest["tiles"]["inferred"] == manifest["grid"]["tiles"]
+        for name in ("place_mask.tif", "place_prob.tif"):
+            paths = [tmp_path / way / "place" / bundle.card.name / name for way in ("alone", "together")]
+            with rasterio.open(paths[0]) as one, rasterio.open(paths[1]) as other:
+                assert (one.read() == other.read()).all()
+    masks = [rasterio.open(tmp_path / "together" / "place" / b.card.name / "place_mask.tif").read() for b in bundles]
+    assert (masks[0] != masks[1]).any()
+    assert (masks[0] != masks[2]).any()
+
+
+def test_models_of_other_grids_read_for_themselves(
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundles = models_of(tmp_path, {}, {"gsd": 0.4}, {})
+    together: list[int] = []
+    original = together_module.infer_together
+
+    def once(recipes: Any, block: Any) -> Any:
+        together.append(len(recipes))
+        return original(recipes, block)
+
+    monkeypatch.setattr(together_module, "infer_together", once)
+    runs = runs_of(scene, bundles, tmp_path / "out", "resample=auto")
+    runs[0].prepare()
+    infer_all(runs)
+    assert set(together) == {2}, "the first and the third share a grid"
+    assert len(runs[1].prepare()[1].receipts("infer")) == 0
+    for one in runs:
+        one.run()
+    together.clear()
+    again = runs_of(scene, bundles, tmp_path / "out", "resample=auto")
+    assert all(one.finished() is not None for one in again)
 
 
 def test_scenes_that_do_not_fit_are_refused(bundle: Bundle, tmp_path: Path) -> None:
