@@ -50,8 +50,11 @@ def run(ctx: click.Context, job: Job, dry_run: bool, as_json: bool) -> None:
 def summary(manifest: dict[str, Any], out: Path) -> list[str]:
     """Return what a person wants to know of a run, in lines."""
     lines = []
+    names = [scene["name"] for scene in manifest["scenes"]]
     for scene in manifest["scenes"]:
         name = scene["name"]
+        if names.count(name) > 1:
+            name += f" with {scene['model']['name']}"
         if scene["state"] == "failed":
             lines.append(f"{name}: failed (why: above, and in {out / 'manifest.json'})")
             continue
