@@ -20,6 +20,7 @@ COMMANDS = {
     "report": "Write the HTML report of an output folder.",
     "clean": "Remove intermediate files of finished or abandoned runs.",
     "vectorize": "Vectors from any class or probability raster.",
+    "train": "Learn a model from scenes and labels. Continues a killed training.",
     "model": "Show, list and import model bundles.",
     "check": "Check a job file without reading scenes.",
     "schema": "Print the JSON schema of job files.",

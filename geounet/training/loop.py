@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -37,10 +38,13 @@ _READ_EVERY_S = 2.0  # how often the loss is fetched from the device, which wait
 class Batch(Protocol):
     """What is learned from in one forward and backward pass."""
 
-    images: NDArray[np.float32]
-    """Normalised, `(n, bands, rows, cols)`."""
-    labels: NDArray[np.uint8]
-    """`(n, rows, cols)`: class codes, partial labels, 255."""
+    @property
+    def images(self) -> NDArray[np.float32]:
+        """Normalised, `(n, bands, rows, cols)`."""
+
+    @property
+    def labels(self) -> NDArray[np.uint8]:
+        """`(n, rows, cols)`: class codes, partial labels, 255."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,8 @@ class Trainer:
         self.best, self.best_step, self.stale = -math.inf, 0, 0
         self.seconds = 0.0
         """Spent learning so far, over all runs."""
+        self.waited = 0.0
+        """Seconds that this process waited for batches."""
         self._loss = torch.zeros((), device=self.device)
         self._losses = 0
 
@@ -114,7 +120,9 @@ class Trainer:
         torch.manual_seed(int(seeds.generate_state(1)[0]))
         optimisers.set_rate(self.optimiser, self.factor())
         for part in range(recipe.accumulate):
+            asked = time.monotonic()
             batch = next(batches)
+            self.waited += time.monotonic() - asked
             images = self._moved(torch.from_numpy(batch.images)).contiguous(memory_format=torch.channels_last)
             labels = self._moved(torch.from_numpy(batch.labels))
             together = part == recipe.accumulate - 1 or self.ranks.world == 1
@@ -289,6 +297,7 @@ def fit(
             told.stepped(trainer, trainer.mean_loss())
             read = now
         if (ranks.world == 1 or trainer.step % _AGREE_EVERY == 0) and ranks.any(bool(stop)):
+            stop.number = stop.number or signal.SIGTERM  # where only another process was told
             save()
             return False
         if now - saved > recipe.checkpoint_s:

@@ -30,13 +30,14 @@ class Stop:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[Stop]:
-    """Note SIGINT and SIGTERM meanwhile; at the end a noted signal arrives as it would have.
+    """Note SIGINT, SIGTERM and SIGHUP meanwhile; at the end a noted signal arrives as it would have.
 
     In threads other than the main one nothing changes: they get no signals.
     """
     stop = Stop()
     stop.before = {}
-    for number in (int(signal.SIGINT), int(signal.SIGTERM)):
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has no SIGHUP
+    for number in (int(getattr(signal, name)) for name in names):
         with contextlib.suppress(ValueError):
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
                 stop.before[number] = signal.signal(number, stop.note)

@@ -1,0 +1,165 @@
+"""What a trained model says of itself: its card, and how the training can be repeated."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from geounet.config.card import OWN_NETWORKS, Card, InputSpec, TileSpec
+
+if TYPE_CHECKING:
+    from geounet.config.train import TrainJob
+    from geounet.training.dataset import Dataset
+
+_PACKAGES = ("geounet", "torch", "segmentation-models-pytorch", "timm", "numpy")
+_SILENT: Any = {
+    "out": True,
+    "root": True,
+    "run": {"overwrite", "pictures", "tensorboard"},
+    "sampling": {"threads", "ahead", "cache_mb"},
+}
+"""Keys of a job that change nothing in the weights."""
+
+
+def card_of(job: TrainJob, data: Dataset) -> Card:
+    """Return the card of a job's network, without metrics.
+
+    Parameters
+    ----------
+    job
+        Names, classes, network.
+    data
+        Bands, their type, the normalisation, the ground sample distance.
+
+    Raises
+    ------
+    ModelError
+        If there is no such architecture or encoder.
+    """
+    from geounet.models.network import stride
+
+    spec = InputSpec(
+        bands=list(data.bands),
+        data_type=data.dtype,
+        value_scaling=data.ranges.scaling(),
+        fill=job.model.fill,
+    )
+    size = job.sampling.validation_size or job.sampling.size
+    card = Card.model_validate(
+        {
+            "name": job.name,
+            "description": job.description,
+            "architecture": job.model.architecture,
+            "encoder": "" if job.model.architecture in OWN_NETWORKS else job.model.encoder,
+            "arguments": job.model.arguments,
+            "activation": job.model.activation,
+            "input": spec,
+            "gsd": data.gsd,
+            "classes": job.infos(),
+            "tile": TileSpec(size=size, multiple_of=1),
+            "licence": job.licence,
+        }
+    )
+    step = stride(card)
+    # Larger tiles than windows were trained with do no harm to a convolutional network, and waste less on overlaps.
+    tile = TileSpec(size=-(-max(size, 512) // step) * step, multiple_of=step)
+    return card.model_copy(update={"tile": tile})
+
+
+def fingerprint(job: TrainJob, data: Dataset) -> str:
+    """Return a checksum of all that decides the weights but the machine.
+
+    Scenes and labels are known by what was measured of them: a changed image changes its statistics, changed labels
+    their counts, while a copy of the files elsewhere is the same data.
+    """
+    content = {
+        "job": job.model_dump(mode="json", exclude=_SILENT),
+        "scenes": {side.name: names for side, names in data.scenes.items()},
+        "statistics": [data.ranges.mean, data.ranges.stddev],
+        "labels": [[tally.data, tally.side.name, tally.pixels] for tally in data.tallies],
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes the weights."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def command() -> str:
+    """Return the command that trains, without the paths of this machine."""
+    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    if words[0] in ("__main__.py", "geounet"):
+        words[0] = "geounet"
+    else:
+        words = ["geounet.train(job)"]
+    return shlex.join(w for w in (_without_place(w) for w in words)) if len(words) > 1 else words[0]
+
+
+def _without_place(word: str) -> str:
+    """Return a word of a command line with an absolute path cut to its name."""
+    key, equals, value = word.rpartition("=")
+    return f"{key}{equals}{Path(value).name}" if os.path.isabs(value) else word  # noqa: PTH117 - a word is no path
+
+
+def training_of(
+    job: TrainJob,
+    *,
+    initialisation: str,
+    data: Dataset,
+    record: Mapping[str, Any],
+    steps: int,
+    best_step: int,
+    seconds: float,
+) -> dict[str, Any]:
+    """Return the section `training` of a card: whose data, from what, how, and how long.
+
+    Parameters
+    ----------
+    job
+        What was asked for.
+    initialisation
+        Where the first weights came from.
+    data
+        Scenes of each side, and their labelled pixels.
+    record
+        What was resolved at the first start: device, precision, threads, processes, versions.
+    steps, best_step, seconds
+        How long it learned, and when the weights were best.
+    """
+    settings = job.model_dump(
+        mode="json", exclude_defaults=True,
+        include={"sampling", "augment", "loss", "optimiser", "schedule", "split", "run", "gsd"},
+    )  # fmt: skip
+    settings.get("run", {}).pop("overwrite", None)
+    return {
+        "attribution": list(job.attribution),
+        "scenes": {side.name: names for side, names in data.scenes.items() if names},
+        "labels": [
+            {"data": t.data, "side": t.side.name, "scenes": t.scenes, "share": t.share, "pixels": t.pixels}
+            for t in data.tallies
+        ],
+        "initialisation": initialisation,
+        "command": command(),
+        "settings": settings,
+        "loss": " + ".join(f"{t.weight:g} {t.name}" for t in job.terms()),
+        "steps": steps,
+        "best_step": best_step,
+        "windows": steps * job.sampling.batch * job.optimiser.accumulate * int(record.get("processes", 1)),
+        "minutes": round(seconds / 60, 1),
+        **{k: record[k] for k in ("device", "precision", "processes", "versions", "fingerprint") if k in record},
+    }
