@@ -27,6 +27,10 @@ class SceneError(GeounetError):
     """A scene that cannot be read, or is refused because its result could not be trusted."""
 
 
+class LabelError(GeounetError):
+    """Labels that cannot be read, or do not fit their scenes or the classes of the job."""
+
+
 class ModelError(GeounetError):
     """A model bundle or checkpoint that cannot be used."""
 

@@ -6,8 +6,9 @@ import click
 
 
 @click.command()
-def schema() -> None:
-    """Print the JSON schema of job files (draft 07) to stdout.
+@click.argument("kind", type=click.Choice(["job", "train"]), default="job")
+def schema(kind: str) -> None:
+    """Print the JSON schema (draft 07) of job files, or of training jobs (`train`), to stdout.
 
     \b
     Name it in the first line of a job file, and editors complete and check keys:
@@ -16,4 +17,4 @@ def schema() -> None:
     """
     from geounet.config.schema import schema_text
 
-    click.echo(schema_text(), nl=False)
+    click.echo(schema_text(kind), nl=False)

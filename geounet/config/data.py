@@ -141,6 +141,22 @@ class Generated(Section):
         return seeds
 
 
+class Chance(Section):
+    """A range, and how often it applies."""
+
+    range: Annotated[list[Finite], Field(min_length=2, max_length=2, description="lowest and highest value")]
+    chance: Annotated[Share, Field(description="share of windows that it applies to")] = 1.0
+
+
+def _range(value: Any) -> Any:
+    return {"range": value} if isinstance(value, (list, tuple)) else value
+
+
+_Pair = Annotated[list[Finite], Field(min_length=2, max_length=2)]
+Ranged = Annotated[Chance | None, BeforeValidator(_range, json_schema_input_type=Chance | _Pair | None)]
+"""`[lowest, highest]`, or with a chance."""
+
+
 class Data(Section):
     """Scenes that are labelled in one way."""
 
@@ -167,6 +183,7 @@ class Data(Section):
         Annotated[Finite, Field(gt=0, le=1)] | None,
         Field(description="share of training windows from here; left out: by labelled area"),
     ] = None
+    scale: Annotated[Ranged, Field(description="enlargement of windows from here, instead of augment.scale")] = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -174,6 +191,8 @@ class Data(Section):
             raise ValueError("expected one of scenes and generated")
         if self.scenes is not None and self.labels is None:
             raise ValueError("labels: missing; expected a list of layers with `files`")
+        if self.scale is not None and not 0 < self.scale.range[0] <= self.scale.range[1]:
+            raise ValueError(f"scale: found {self.scale.range}, expected a lowest and a highest, above 0")
         if self.generated is not None and (self.labels is not None or self.complete is not None):
             raise ValueError("generated scenes bring their own labels; leave out labels and complete")
         return self
@@ -228,28 +247,19 @@ class Sampling(Section):
     ahead: Annotated[Positive, Field(description="batches prepared ahead")] = 4
 
 
-class Chance(Section):
-    """A range, and how often it applies."""
-
-    range: Annotated[list[Finite], Field(min_length=2, max_length=2, description="lowest and highest value")]
-    chance: Annotated[Share, Field(description="share of windows that it applies to")] = 1.0
-
-
-def _range(value: Any) -> Any:
-    return {"range": value} if isinstance(value, (list, tuple)) else value
-
-
-_Pair = Annotated[list[Finite], Field(min_length=2, max_length=2)]
-Ranged = Annotated[Chance | None, BeforeValidator(_range, json_schema_input_type=Chance | _Pair | None)]
-"""`[lowest, highest]`, or with a chance."""
-
-
 class Elastic(Section):
     """Smooth random displacement of pixels."""
 
     amplitude_px: Annotated[list[NonNegative], Field(min_length=2, max_length=2, description="standard deviation, px")]
     spacing_px: Annotated[Finite, Field(ge=8, description="distance of the random displacements, px")] = 48.0
     chance: Annotated[Share, Field(description="share of windows that it applies to")] = 1.0
+
+    @model_validator(mode="after")
+    def _no_folds(self) -> Self:
+        if 4 * max(self.amplitude_px) > self.spacing_px:
+            raise ValueError(f"amplitude_px up to {max(self.amplitude_px):g}: over a quarter of spacing_px "
+                             f"({self.spacing_px:g}), which folds the picture")  # fmt: skip
+        return self
 
 
 class Augment(Section):

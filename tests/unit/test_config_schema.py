@@ -16,13 +16,15 @@ from geounet.errors import JobError
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_committed_schema_is_the_generated_one() -> None:
-    committed = (ROOT / "workflows/job.schema.json").read_text(encoding="utf-8")
-    assert committed == schema_text(), "run: geounet schema > workflows/job.schema.json"
+@pytest.mark.parametrize("kind", ["job", "train"])
+def test_the_committed_schema_is_the_generated_one(kind: str) -> None:
+    committed = (ROOT / f"workflows/{kind}.schema.json").read_text(encoding="utf-8")
+    assert committed == schema_text(kind), f"run: geounet schema {kind} > workflows/{kind}.schema.json"
 
 
-def test_it_is_draft_07() -> None:
-    schema = json.loads(schema_text())
+@pytest.mark.parametrize("kind", ["job", "train"])
+def test_it_is_draft_07(kind: str) -> None:
+    schema = json.loads(schema_text(kind))
     Draft7Validator.check_schema(schema)
     assert schema["$schema"] == "http://json-schema.org/draft-07/schema#"
 
@@ -42,8 +44,9 @@ def test_it_is_draft_07() -> None:
     walk(schema)
 
 
-def test_every_key_is_described() -> None:
-    schema = job_schema()
+@pytest.mark.parametrize("kind", ["job", "train"])
+def test_every_key_is_described(kind: str) -> None:
+    schema = job_schema(kind)
     sections = [schema, *schema["definitions"].values()]
     bare = [name for s in sections for name, key in s.get("properties", {}).items() if not key.get("description")]
     assert bare == []

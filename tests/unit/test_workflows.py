@@ -18,20 +18,26 @@ from jsonschema import Draft7Validator
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from geounet.config.document import parse
 from geounet.config.load import load_job
+from geounet.config.train import load_train
 from geounet.models.bundle import list_bundles
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.yaml"))
+TRAININGS = [file for file in WORKFLOWS if file.stem.startswith("train_")]
+JOBS = [file for file in WORKFLOWS if file not in TRAININGS]
 BASH = shutil.which("bash")
 needs_bash = pytest.mark.skipif(BASH is None or os.name == "nt", reason="needs bash")
 
 
 def test_there_are_workflows() -> None:
-    assert {file.stem for file in WORKFLOWS} >= {"quickstart", "aerial_buildings", "landcover_cluster", "nightly"}
+    assert {file.stem for file in WORKFLOWS} >= {
+        "quickstart", "aerial_buildings", "landcover_cluster", "nightly", "train_quick", "train_aerial"
+    }  # fmt: skip
 
 
-@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda f: f.stem)
+@pytest.mark.parametrize("file", JOBS, ids=lambda f: f.stem)
 def test_every_workflow_is_a_valid_job(file: Path) -> None:
     from geounet.cli.check import misfits
 
@@ -41,6 +47,14 @@ def test_every_workflow_is_a_valid_job(file: Path) -> None:
             assert list(misfits(job, bundle.card)) == []
     schema = json.loads((file.parent / "job.schema.json").read_text(encoding="utf-8"))
     Draft7Validator(schema).validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("file", TRAININGS, ids=lambda f: f.stem)
+def test_every_training_is_valid_without_its_data(file: Path) -> None:
+    job = load_train(file, ["root=/nowhere"])
+    assert {info.kind for info in job.infos()} >= {"building", "road"}
+    schema = json.loads((file.parent / "train.schema.json").read_text(encoding="utf-8"))
+    Draft7Validator(schema).validate(parse(file.read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda f: f.stem)

@@ -1,0 +1,300 @@
+"""Vector labels: polygons burnt, lines and points with a width on the ground, contacts between buildings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyogrio
+import shapely
+from affine import Affine
+from numpy.typing import NDArray
+from pyogrio.errors import DataLayerError, DataSourceError
+from rasterio.features import rasterize
+
+from geounet.config.data import Contact, Labels
+from geounet.errors import LabelError
+from geounet.raster.env import one_line
+from geounet.training.frames import Frame, crs_name, mover
+from geounet.training.labels import IGNORED, value_of
+from geounet.types import Rect
+
+ENDINGS = frozenset({".gpkg", ".geojson", ".json", ".geojsonl", ".shp", ".fgb", ".parquet", ".kml", ".gml", ".zip"})
+"""Endings of vector files."""
+
+UNKNOWN = -1
+"""What a layer says of pixels that it does not know."""
+
+_PIECES = 64
+_POINT, _LINE, _AREA = {0, 4}, {1, 2, 5}, {3, 6}
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features of a vector layer, in its own CRS.
+
+    Attributes
+    ----------
+    file : str
+    shapes : array of shapely geometry (n,)
+    values : int16 array (n,)
+        Label of each.
+    widths : float array (n,)
+        Metres, of lines and points; NaN for areas.
+    crs : str or None
+    """
+
+    file: str
+    shapes: Any
+    values: NDArray[np.int16]
+    widths: NDArray[np.float64]
+    crs: str | None
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """xmin, ymin, xmax, ymax in their CRS."""
+        x0, y0, x1, y1 = (float(v) for v in shapely.total_bounds(self.shapes))
+        # a lone point or straight line still covers ground
+        return x0, y0, np.nextafter(x1, np.inf), np.nextafter(y1, np.inf)
+
+
+@lru_cache(maxsize=32)
+def _table(file: str, layer: str | None, columns: tuple[str, ...]) -> tuple[Any, dict[str, Any], str | None]:
+    """Return geometries, columns and CRS of a vector layer."""
+    if not Path(file).is_file():
+        raise LabelError(f"{file}: no such file")
+    try:
+        known = [str(name) for name in pyogrio.read_info(file, layer=layer)["fields"]]
+        for column in columns:
+            if column not in known:
+                raise LabelError(f"{file}: has no attribute {column!r}; it has {', '.join(known) or 'none'}")
+        meta, _, wkb, fields = pyogrio.raw.read(file, layer=layer, columns=list(columns), force_2d=True)
+    except DataLayerError:
+        names = ", ".join(str(name) for name, _ in pyogrio.list_layers(file))
+        raise LabelError(f"{file}: has no layer {layer!r}; it has {names}") from None
+    except DataSourceError as error:
+        raise LabelError(f"{file}: not a vector file that can be read: {one_line(error)}") from None
+    shapes = shapely.from_wkb(wkb) if wkb is not None else np.array([], dtype=object)
+    return shapes, dict(zip([str(n) for n in meta["fields"]], fields, strict=True)), meta.get("crs")
+
+
+def _text(value: Any) -> str:
+    """Return an attribute's value as a job file writes it: 4.0 is 4, missing is nothing."""
+    if value is None or (isinstance(value, (float, np.floating)) and np.isnan(value)):
+        return ""
+    if isinstance(value, (float, np.floating)) and float(value).is_integer():
+        return str(int(value))
+    return str(value).lower() if isinstance(value, (bool, np.bool_)) else str(value)
+
+
+def read_features(file: str, spec: Labels, codes: Mapping[str, int]) -> Features:
+    """Read the features of a layer of labels; those that burn over others come last.
+
+    Raises
+    ------
+    LabelError
+        If the file cannot be read, is empty, has attribute values that the job does not list, or lines without a
+        width.
+    """
+    width_column = spec.width_m if isinstance(spec.width_m, str) else None
+    columns = tuple(dict.fromkeys(c for c in (spec.column, width_column) if c is not None))
+    shapes, fields, crs = _table(file, spec.layer, columns)
+    if spec.colours is not None:
+        raise LabelError(f"{file}: `colours` are for rasters; a vector file takes `class`, or `column` and `values`")
+    if spec.class_ is None and spec.column is None:
+        raise LabelError(f"{file}: nothing tells the features' class; give `class`, or `column` and `values`")
+    values = _values(file, spec, codes, fields)
+    widths = np.full(len(shapes), np.nan)
+    if isinstance(spec.width_m, float):
+        widths[:] = spec.width_m
+    elif width_column is not None:
+        widths[:] = fields[width_column].astype(np.float64)
+    kept = ~(shapely.is_missing(shapes) | shapely.is_empty(shapes)) & (values != UNKNOWN)
+    if len(shapes) == 0 or not kept.any():
+        why = "holds no features" if len(shapes) == 0 else "holds no feature with a geometry and a class"
+        raise LabelError(f"{file}: {why}; labels must hold at least one")
+    shapes, values, widths = shapes[kept], values[kept], widths[kept]
+    kinds = shapely.get_type_id(shapes)
+    mixed = kinds == shapely.GeometryType.GEOMETRYCOLLECTION
+    if mixed.any():
+        raise LabelError(f"{file}: holds geometry collections; expected polygons, lines or points")
+    areas = np.isin(kinds, list(_AREA))
+    bare = ~areas & ~(widths > 0)
+    if bare.any():
+        what = "points" if np.isin(kinds[bare], list(_POINT)).all() else "lines"
+        raise LabelError(f"{file}: {int(bare.sum())} {what} have no width; give `width_m`, in metres on the ground")
+    widths[areas] = np.nan
+    shapes = shapes.copy()
+    bad = areas & ~shapely.is_valid(shapes)
+    shapes[bad] = shapely.make_valid(shapes[bad])
+    order = _order(spec, codes, values)
+    return Features(file, shapes[order], values[order], widths[order], crs)
+
+
+def _values(file: str, spec: Labels, codes: Mapping[str, int], fields: Mapping[str, Any]) -> NDArray[np.int16]:
+    count = len(next(iter(fields.values()))) if fields else -1
+    if spec.column is None:
+        assert spec.class_ is not None
+        shapes, _, _ = _table(file, spec.layer, tuple(fields))
+        return np.full(len(shapes), value_of(spec.class_, codes), dtype=np.int16)
+    table = {text: value_of(meaning, codes) for text, meaning in (spec.values or {}).items()}
+    texts = [_text(v) for v in fields[spec.column]]
+    unknown = sorted({t for t in texts if t not in table})
+    other = UNKNOWN
+    if spec.others == "refuse":
+        if unknown:
+            shown = ", ".join(repr(t) if t else "none" for t in unknown[:8]) + (", …" if len(unknown) > 8 else "")
+            raise LabelError(
+                f"{file}: {spec.column} has values that the job does not list: {shown}; add them to `values`, or say "
+                "what `others` are: skip, ignored or a class"
+            )
+    elif spec.others != "skip":
+        other = value_of(spec.others, codes)
+    assert count == len(texts)
+    return np.array([table.get(t, other) for t in texts], dtype=np.int16)
+
+
+def _order(spec: Labels, codes: Mapping[str, int], values: NDArray[np.int16]) -> NDArray[np.intp]:
+    """Return the order of burning: what `values` lists first comes last and stays on top."""
+    ranks = {}
+    for rank, meaning in enumerate((spec.values or {}).values()):
+        ranks.setdefault(value_of(meaning, codes), rank)
+    keys = np.array([ranks.get(int(v), len(ranks)) for v in values])
+    return np.argsort(-keys, kind="stable")
+
+
+class VectorLayer:
+    """A vector layer on the grid of a scene.
+
+    Parameters
+    ----------
+    features
+        From `read_features`.
+    spec
+        The layer's section of the job.
+    codes
+        Class codes by name.
+    frame
+        The scene's grid.
+
+    Raises
+    ------
+    LabelError
+        If metres are asked for and the scene's ground sample distance is unknown, or coordinates cannot be transformed.
+    """
+
+    def __init__(self, features: Features, spec: Labels, codes: Mapping[str, int], frame: Frame) -> None:
+        shapes, values, widths = _near(features, frame)
+        shapes = _pixels(features, shapes, frame)
+        shapes = _widened(features.file, shapes, widths, frame)
+        frame_box = shapely.box(0, 0, frame.shape[1], frame.shape[0])
+        inside = shapely.intersects(shapes, frame_box)
+        self._shapes, self._values = shapes[inside], values[inside]
+        extra: list[Any] = []
+        if spec.border_m > 0 and len(self._shapes):
+            extra.append(
+                (_about(shapely.boundary(self._shapes), spec.border_m, _metres(features.file, frame)), IGNORED)
+            )
+        if spec.contact is not None and len(self._shapes):
+            extra.append((_contacts(features.file, self._shapes, spec.contact, frame), codes[spec.contact.class_]))
+        for more, value in extra:
+            self._shapes = np.concatenate([self._shapes, more])
+            self._values = np.concatenate([self._values, np.full(len(more), value, dtype=np.int16)])
+        self._tree = shapely.STRtree(self._shapes)
+
+    @property
+    def empty(self) -> bool:
+        """Whether no feature meets the scene."""
+        return len(self._shapes) == 0
+
+    def read(self, rect: Rect) -> NDArray[np.int16]:
+        """Return the labels of a rectangle, int16 `(rows, cols)`; `UNKNOWN` where no feature lies."""
+        out = np.full(rect.shape, UNKNOWN, dtype=np.int16)
+        # the order of the query is the tree's, the order of burning the features'
+        found = np.sort(self._tree.query(shapely.box(rect.x0, rect.y0, rect.x1, rect.y1)))
+        if len(found):
+            pairs = zip(self._shapes[found], self._values[found].tolist(), strict=True)
+            rasterize(pairs, out=out, transform=Affine.translation(rect.x0, rect.y0))
+        return out
+
+
+def _near(features: Features, frame: Frame) -> tuple[Any, NDArray[np.int16], NDArray[np.float64]]:
+    """Return the features about the scene: a cheap choice before coordinates are transformed."""
+    if frame.crs is None and features.crs is not None:
+        raise LabelError(
+            f"{features.file}: has a CRS ({crs_name(features.crs)}), the scene {frame.name} has none; georeference the "
+            "scene, or give labels as a raster of its size"
+        )
+    box = frame.bounds(features.crs)
+    if box is None:
+        return features.shapes[:0], features.values[:0], features.widths[:0]
+    reach = 0.05 * max(box[2] - box[0], box[3] - box[1])  # widths and curved edges
+    found = np.sort(
+        shapely.STRtree(features.shapes).query(
+            shapely.box(box[0] - reach, box[1] - reach, box[2] + reach, box[3] + reach)
+        )
+    )
+    return features.shapes[found], features.values[found], features.widths[found]
+
+
+def _pixels(features: Features, shapes: Any, frame: Frame) -> Any:
+    move = mover(features.crs, frame.crs)
+    if len(shapes) == 0:
+        return shapes
+    if move is not None:
+        box = frame.bounds(features.crs)
+        assert box is not None
+        shapes = shapely.segmentize(shapes, max(box[2] - box[0], box[3] - box[1]) / _PIECES)
+
+    def place(points: NDArray[np.float64]) -> NDArray[np.float64]:
+        if move is not None:
+            points = np.column_stack(move.transform(points[:, 0], points[:, 1]))
+        return frame.to_pixels(points)
+
+    moved = shapely.transform(shapes, place)
+    if not np.isfinite(shapely.get_coordinates(moved)).all():
+        raise LabelError(f"{features.file}: reaches beyond where the CRS of the scene {frame.name} is defined")
+    return moved
+
+
+def _metres(file: str, frame: Frame) -> tuple[float, float]:
+    metres = frame.metres()
+    if metres is None:
+        raise LabelError(
+            f"{file}: metres are asked for, but the scene {frame.name} does not tell its ground sample distance; "
+            "give `gsd` beside `scenes`"
+        )
+    return metres
+
+
+def _about(shapes: Any, metres: float, size: tuple[float, float]) -> Any:
+    """Return shapes in pixels, widened by metres on the ground."""
+    scale = np.array(size)
+    wide = shapely.buffer(shapely.transform(shapes, lambda p: p * scale), metres)
+    return shapely.transform(wide, lambda p: p / scale)
+
+
+def _widened(file: str, shapes: Any, widths: NDArray[np.float64], frame: Frame) -> Any:
+    thin = ~np.isnan(widths)
+    if not thin.any():
+        return shapes
+    scale = np.array(_metres(file, frame))
+    wide = shapely.buffer(shapely.transform(shapes[thin], lambda p: p * scale), widths[thin] / 2)
+    shapes = shapes.copy()
+    shapes[thin] = shapely.transform(wide, lambda p: p / scale)
+    return shapes
+
+
+def _contacts(file: str, shapes: Any, spec: Contact, frame: Frame) -> Any:
+    """Return where two different features are both within the distance: the ground that keeps them apart."""
+    if spec.distance_m is not None:
+        wide = _about(shapes, spec.distance_m, _metres(file, frame))
+    else:
+        wide = shapely.buffer(shapes, spec.distance_px)
+    one, other = shapely.STRtree(wide).query(wide, predicate="intersects")
+    both = shapely.intersection(wide[one[one < other]], wide[other[one < other]])
+    return both[shapely.area(both) > 0]
