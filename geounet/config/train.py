@@ -17,7 +17,7 @@ from geounet.config.override import merge, nested, parse_override
 from geounet.config.problems import problems
 
 MOST_CLASSES = 100
-"""Of a job: codes above stand for partial labels (`geounet.training.labels`)."""
+"""Of a job: codes above stand for partial labels (`geounet.labels.values`)."""
 
 KINDS = {
     Kind.building: ("building", "buildings", "roof", "roofs", "house", "houses"),

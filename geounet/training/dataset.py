@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from geounet.config.data import Data
 from geounet.config.train import TrainJob
 from geounet.errors import JobError, LabelError, SceneError
+from geounet.labels.frames import Frame
+from geounet.labels.layers import expand, files_of
+from geounet.labels.values import describe as describe_label
+from geounet.labels.values import is_partial, value_of
 from geounet.raster.scene import SceneSpec, describe
 from geounet.training.augment import Ranges
-from geounet.training.frames import Frame
-from geounet.training.labels import describe as describe_label
-from geounet.training.labels import is_partial, value_of
-from geounet.training.layers import expand, files_of
 from geounet.training.places import MOST_PIXELS, Cells, Places, on_side, survey
 from geounet.training.samples import Samples, Scenes, Tiles, measured
 from geounet.training.sources import WORLD_BANDS, WORLD_CLASSES, FileOpener, Source, WorldReader

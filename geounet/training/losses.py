@@ -1,6 +1,6 @@
 """Losses of segmentation, from a table, and weighted sums of them; unlabelled and partly labelled pixels count rightly.
 
-A pixel's label is a class, 255 (nothing is known, it counts nowhere), or "any class but k" (`geounet.training.labels`).
+A pixel's label is a class, 255 (nothing is known, it counts nowhere), or "any class but k" (`geounet.labels.values`).
 The last one tells that k is wrong and no more: the likelihood of that is `1 - p_k`, and in losses of overlap the pixel
 counts for class k alone. smp and torch compute what they compute rightly with such masks; softmax focal and Lovász
 losses are written out here, because smp's have no masks per class.
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from geounet.errors import JobError
-from geounet.training.labels import IGNORED, barred_class, is_partial
+from geounet.labels.values import IGNORED, barred_class, is_partial
 
 Head = Literal["softmax", "binary", "multilabel"]
 

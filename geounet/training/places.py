@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from geounet.training.labels import IGNORED, counts_of
+from geounet.labels.values import IGNORED, counts_of
 from geounet.training.sources import Source
 from geounet.training.splits import Side, Sides
 from geounet.types import Rect

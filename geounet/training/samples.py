@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geounet.config.data import Augment, Sampling
+from geounet.labels.values import IGNORED
 from geounet.training.augment import Ranges, draw_shape, normalised, recoloured
-from geounet.training.labels import IGNORED
 from geounet.training.places import Places
 from geounet.training.sources import Source
 from geounet.training.splits import Side, Sides
@@ -62,7 +62,7 @@ class Batch:
     images : float32 array (n, bands, rows, cols)
         Normalised; invalid pixels hold the fill value.
     labels : uint8 array (n, rows, cols)
-        See `geounet.training.labels`.
+        See `geounet.labels.values`.
     windows : tuple of Window
     """
 

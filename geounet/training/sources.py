@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from geounet.config.data import Complete, Generated
 from geounet.grid.tiles import reflected
+from geounet.labels.frames import Frame
+from geounet.labels.layers import Files, Stack
+from geounet.labels.values import IGNORED
 from geounet.raster.scene import Scene, SceneSpec, open_scene
 from geounet.testing.scenes import CLASSES, window
-from geounet.training.frames import Frame
-from geounet.training.labels import IGNORED
-from geounet.training.layers import Files, Stack
 from geounet.types import Rect
 
 Pixels = np.ndarray[Any, np.dtype[Any]]

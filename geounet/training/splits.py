@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from geounet.config.data import Split
 from geounet.errors import JobError, LabelError
-from geounet.training.frames import Frame
+from geounet.labels.frames import Frame
 from geounet.types import Rect
 
 

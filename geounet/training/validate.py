@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from geounet.evaluation.confusion import Confusion, mean, number
+from geounet.labels.values import IGNORED, barred_class, is_partial
 from geounet.training.gallery import Shown
-from geounet.training.labels import IGNORED, barred_class, is_partial
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

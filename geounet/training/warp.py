@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geounet.training.labels import IGNORED
+from geounet.labels.values import IGNORED
 from geounet.training.sources import Source
 from geounet.training.splits import Side, Sides
 from geounet.types import Rect

@@ -19,6 +19,7 @@ ORDER = [
     {"config"},
     {"grid"},
     {"raster"},
+    {"labels"},  # training learns from them, evaluation measures by them
     {"models"},
     {"predict"},
     {"vector"},

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from geounet.errors import JobError
-from geounet.training.labels import partial as any_but
+from geounet.labels.values import partial as any_but
 from geounet.training.losses import LOSSES, Term, View, build
 
 CLASSES, ROWS, COLS = 4, 6, 7

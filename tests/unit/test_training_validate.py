@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from geounet.training.labels import IGNORED
-from geounet.training.labels import partial as any_but
+from geounet.labels.values import IGNORED
+from geounet.labels.values import partial as any_but
 from geounet.training.stop import Stop
 from geounet.training.validate import Tally, class_names, codes, count, measure
 from tests.support.local import card

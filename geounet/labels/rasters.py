@@ -16,11 +16,11 @@ from rasterio.vrt import WarpedVRT
 
 from geounet.config.data import Labels
 from geounet.errors import LabelError, SceneError
+from geounet.labels.frames import Frame, crs_name, mover
+from geounet.labels.values import IGNORED, value_of
+from geounet.labels.vectors import UNKNOWN
 from geounet.raster.env import GDAL_ERRORS, gdal_env, one_line
 from geounet.raster.source import open_source, read_window
-from geounet.training.frames import Frame, crs_name, mover
-from geounet.training.labels import IGNORED, value_of
-from geounet.training.vectors import UNKNOWN
 from geounet.types import Rect
 
 _REFUSED = -2

@@ -18,9 +18,9 @@ from rasterio.features import rasterize
 
 from geounet.config.data import Contact, Labels
 from geounet.errors import LabelError
+from geounet.labels.frames import Frame, crs_name, mover
+from geounet.labels.values import IGNORED, value_of
 from geounet.raster.env import one_line
-from geounet.training.frames import Frame, crs_name, mover
-from geounet.training.labels import IGNORED, value_of
 from geounet.types import Rect
 
 ENDINGS = frozenset({".gpkg", ".geojson", ".json", ".geojsonl", ".shp", ".fgb", ".parquet", ".kml", ".gml", ".zip"})

@@ -17,10 +17,10 @@ from rasterio.features import geometry_mask
 
 from geounet.config.data import Complete, Data, Labels
 from geounet.errors import JobError, LabelError
-from geounet.training.frames import Frame, crs_name, mover, overlap
-from geounet.training.labels import IGNORED, value_of
-from geounet.training.rasters import RasterFile, RasterLayer, describe_raster
-from geounet.training.vectors import ENDINGS, UNKNOWN, Features, VectorLayer, read_features
+from geounet.labels.frames import Frame, crs_name, mover, overlap
+from geounet.labels.rasters import RasterFile, RasterLayer, describe_raster
+from geounet.labels.values import IGNORED, value_of
+from geounet.labels.vectors import ENDINGS, UNKNOWN, Features, VectorLayer, read_features
 from geounet.types import Rect
 
 
@@ -223,7 +223,7 @@ class Stack:
                 layer.close()
 
     def read(self, rect: Rect) -> NDArray[np.uint8]:
-        """Return the labels of a rectangle of the scene, uint8 `(rows, cols)`: see `geounet.training.labels`.
+        """Return the labels of a rectangle of the scene, uint8 `(rows, cols)`: see `geounet.labels.values`.
 
         Raises
         ------
