@@ -117,11 +117,11 @@ def ingest(path: Path, folder: Path, *, band: int = 1) -> Ingested:
             raise VectorError(
                 f"{path}: band {band} is {dtype}, not a class raster; for a probability raster give --threshold"
             )
-        found = _distinct(path, dataset, band)
+        found = distinct(path, dataset, band)
         # Values keep their meaning as codes where they fit.
         fits = not found or (found[0] >= 0 and found[-1] < MAX_CLASSES)
         codes = {value: (value if fits else code) for code, value in enumerate(found)}
-        names, colours = _described(path, dataset, band)
+        names, colours = described(path, dataset, band)
         plain = dtype == np.uint8 and fits and band == 1 and dataset.nodata == NODATA
         plain = plain and [f.name for f in dataset.mask_flag_enums[0]] == ["nodata"]
         mask = path if plain else _copied(dataset, band, codes, folder / "mask.tif")
@@ -136,7 +136,14 @@ def _check_band(path: Path, dataset: Any, band: int) -> None:
         raise VectorError(f"{path}: band {band} is complex; give a class raster or a probability raster")
 
 
-def _distinct(path: Path, dataset: Any, band: int) -> list[int]:
+def distinct(path: Path, dataset: Any, band: int) -> list[int]:
+    """Return the values of a band, ascending, read in slabs; 255 at most, what is nodata left out.
+
+    Raises
+    ------
+    VectorError
+        If there are more.
+    """
     found: set[int] = set()
     for window in _slabs(dataset):
         values = dataset.read(band, window=window)
@@ -168,7 +175,7 @@ def _classes(
     return tuple(classes)
 
 
-def _described(path: Path, dataset: Any, band: int) -> tuple[dict[int, str], dict[int, tuple[int, int, int]]]:
+def described(path: Path, dataset: Any, band: int) -> tuple[dict[int, str], dict[int, tuple[int, int, int]]]:
     """Return names and colours by value: from the colour table, then what the sidecar says."""
     names: dict[int, str] = {}
     colours: dict[int, tuple[int, int, int]] = {}
