@@ -46,9 +46,11 @@ Table = Annotated[dict[str, Meaning], BeforeValidator(_texts), Field(min_length=
 
 
 class Contact(Section):
-    """Ground between buildings that nearly touch, as a class of its own, made from polygons."""
+    """Ground between buildings that nearly touch, made from polygons, so that a model learns to keep them apart."""
 
-    class_: Annotated[str, Field(alias="class", description="class of kind contact", min_length=1)] = "contact"
+    class_: Annotated[
+        Meaning, Field(alias="class", description="a class of kind contact, or {not: building}, which needs none")
+    ] = "contact"
     distance_m: Annotated[NonNegative | None, Field(description="pixels this near to two buildings, metres")] = None
     distance_px: Annotated[NonNegative | None, Field(description="the same in pixels of the scene")] = None
 

@@ -200,7 +200,8 @@ class VectorLayer:
                 (_about(shapely.boundary(self._shapes), spec.border_m, _metres(features.file, frame)), IGNORED)
             )
         if spec.contact is not None and len(self._shapes):
-            extra.append((_contacts(features.file, self._shapes, spec.contact, frame), codes[spec.contact.class_]))
+            between = _contacts(features.file, self._shapes, spec.contact, frame)
+            extra.append((between, value_of(spec.contact.class_, codes)))
         for more, value in extra:
             self._shapes = np.concatenate([self._shapes, more])
             self._values = np.concatenate([self._values, np.full(len(more), value, dtype=np.int16)])
