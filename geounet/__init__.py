@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from geounet.batch.run import RunResult, run
     from geounet.config.job import Job
+    from geounet.config.train import TrainJob
     from geounet.errors import GeounetError
     from geounet.models.api import Model, load_model
+    from geounet.training.run import TrainResult, train
 
 __version__ = "0.1.0"
 
@@ -21,11 +23,25 @@ _HOMES = {
     "Job": "geounet.config.job",
     "Model": "geounet.models.api",
     "RunResult": "geounet.batch.run",
+    "TrainJob": "geounet.config.train",
+    "TrainResult": "geounet.training.run",
     "load_model": "geounet.models.api",
     "run": "geounet.batch.run",
+    "train": "geounet.training.run",
 }
 
-__all__ = ["GeounetError", "Job", "Model", "RunResult", "__version__", "load_model", "run"]
+__all__ = [
+    "GeounetError",
+    "Job",
+    "Model",
+    "RunResult",
+    "TrainJob",
+    "TrainResult",
+    "__version__",
+    "load_model",
+    "run",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

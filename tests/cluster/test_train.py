@@ -9,13 +9,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from geounet.batch.lock import locked
+from geounet.cli.main import main
 from geounet.models.bundle import load_bundle
 from geounet.training.log import read_log
+from geounet.training.state import load_state
 
 pytestmark = pytest.mark.slow
 
@@ -48,18 +53,22 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def command(job: Path, out: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "geounet", "train", str(job), "--out", str(out), *more]
+def arguments(job: Path, out: Path, *more: str) -> list[str]:
+    return ["train", str(job), "--out", str(out), *more]
 
 
-def environment() -> dict[str, str]:
-    return {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "MKL_"))}
+def process(job: Path, out: Path) -> subprocess.Popen[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "MKL_"))}
+    command = [sys.executable, "-m", "geounet", *arguments(job, out)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def run(job: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(job, out, *more), capture_output=True, text=True, timeout=300, check=False, env=environment()
-    )
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """Training in this process sets torch's threads; other tests have their own idea of them."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 def weights(out: Path) -> bytes:
@@ -69,28 +78,24 @@ def weights(out: Path) -> bytes:
 @pytest.fixture(scope="module")
 def reference(job: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("reference") / "out"
-    done = run(job, out)
-    assert done.returncode == 0, done.stderr
-    assert "validation mIoU" in done.stderr
+    assert main(arguments(job, out)) == 0
     return out
 
 
-def begun(job: Path, out: Path, step: int) -> subprocess.Popen[str]:
-    """Start a training, and return when it is past a step."""
-    process = subprocess.Popen(command(job, out), stderr=subprocess.PIPE, text=True, env=environment())
+def wait_for(run: subprocess.Popen[str], out: Path, step: int) -> None:
+    """Return when a training has logged a validation at `step` or later."""
     deadline = time.monotonic() + 120
     while not entries(out) or entries(out)[-1]["step"] < step:
-        assert process.poll() is None, process.communicate()[1]
+        assert run.poll() is None, run.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    return process
 
 
 def entries(out: Path) -> list[dict[str, Any]]:
     return read_log(out / "log.jsonl")
 
 
-def test_what_a_training_leaves(reference: Path, job: Path) -> None:
+def test_what_a_training_leaves(reference: Path) -> None:
     names = {p.name for p in reference.iterdir()}
     assert names == {"checkpoints", "curves.png", "log.jsonl", "model", "samples", "training.json"}
     assert {p.name for p in (reference / "checkpoints").iterdir()} == {
@@ -103,77 +108,67 @@ def test_what_a_training_leaves(reference: Path, job: Path) -> None:
     assert card.metrics["measured_on"] == "validation"
     assert set(card.metrics["iou"]) == {"land", "building", "road"}
     assert card.training["steps"] == STEPS
-    assert card.training["command"].startswith("geounet train train.yaml")
     assert card.training["initialisation"] == "random"
     assert all(30 < s.mean < 200 for s in card.input.value_scaling)
 
 
-def test_a_finished_training_is_left_alone(reference: Path, job: Path) -> None:
+def test_a_finished_training_is_left_alone(reference: Path, job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {p: p.stat().st_mtime_ns for p in reference.rglob("*") if p.is_file() and p.name != "lock"}
-    done = run(job, reference, "--json")
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
+    assert main(arguments(job, reference, "--json")) == 0
+    said = json.loads(capsys.readouterr().out)
     assert said["unchanged"] is True
     assert said["sha256"] == load_bundle(reference / "model").sha256
     assert before == {p: p.stat().st_mtime_ns for p in reference.rglob("*") if p.is_file() and p.name != "lock"}
 
 
-def test_another_job_is_refused(reference: Path, job: Path) -> None:
-    done = run(job, reference, "--set", "optimiser.rate=0.5")
-    assert done.returncode == 2
-    assert "finished training of another job" in done.stderr
-    assert "--overwrite" in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+def test_another_job_is_refused(reference: Path, job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments(job, reference, "--set", "optimiser.rate=0.5")) == 2
+    said = capsys.readouterr().err
+    assert "finished training of another job" in said
+    assert "--overwrite" in said
+
+
+def test_two_at_once(reference: Path, job: Path) -> None:
+    with locked(reference / "checkpoints"):
+        assert main(arguments(job, reference)) == 75
 
 
 @pytest.mark.parametrize("kill", range(KILLS))
-def test_killed_anywhere_it_ends_with_the_same_weights(reference: Path, job: Path, tmp_path: Path, kill: int) -> None:
-    """Killed within the second, and within the third epoch."""
+def test_stopped_and_killed_it_ends_with_the_same_weights(
+    reference: Path, job: Path, tmp_path: Path, kill: int
+) -> None:
+    """Stopped within the second epoch, killed anywhere in what is left, then run to the end."""
     out = tmp_path / "out"
-    for epoch in (8, 16):
-        process = begun(job, out, epoch)
-        time.sleep(random.Random(kill).uniform(0, 0.4))
-        process.kill()
-        process.communicate()
-    done = run(job, out)
-    assert done.returncode == 0, done.stderr
+    number, code = [(signal.SIGTERM, 143), (signal.SIGINT, 130)][kill % 2]
+    stopped = process(job, out)
+    wait_for(stopped, out, 8)
+    stopped.send_signal(number)
+    said = stopped.communicate(timeout=60)[1]
+    assert stopped.returncode == code, said
+    assert "Traceback" not in said
+    state = load_state(out / "checkpoints")
+    assert state is not None
+    assert 8 <= state["step"] < STEPS
+
+    killed = process(job, out)
+    rng = random.Random(kill)
+    wait_for(killed, out, rng.choice([8, 16]))
+    time.sleep(rng.uniform(0, 0.4))
+    killed.kill()
+    killed.communicate()
+
+    assert main(arguments(job, out)) == 0
     assert weights(out) == weights(reference)
     for ours, theirs in zip(entries(out), entries(reference), strict=True):
         measured = set(ours) - {"seconds", "windows_per_s", "waiting"}
         assert {k: ours[k] for k in measured} == {k: theirs[k] for k in measured}
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_stopped_it_goes_on(reference: Path, job: Path, tmp_path: Path, number: int, code: int) -> None:
-    out = tmp_path / "out"
-    process = begun(job, out, 8)
-    process.send_signal(number)
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == code, said
-    assert "Traceback" not in said
-    assert not (out / "training.json").exists()
-    done = run(job, out)
-    assert done.returncode == 0, done.stderr
-    assert "goes on at step" in done.stderr
-    assert weights(out) == weights(reference)
-
-
-def test_two_at_once(job: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    process = begun(job, out, 8)
-    done = run(job, out)
-    assert done.returncode == 75, done.stderr
-    process.kill()
-    process.communicate()
-
-
 def test_two_processes_train_one_network(job: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    arguments = command(job, out, "--json", "--set", "run.steps=8", "--set", "run.epoch=4")[2:]
-    done = subprocess.run(
-        [*torchrun, *arguments], capture_output=True, text=True, timeout=300, check=False, env=environment()
-    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "geounet"]
+    more = arguments(job, out, "--json", "--set", "run.steps=8", "--set", "run.epoch=4")
+    done = subprocess.run([*torchrun, *more], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert 0 < said["metrics"]["miou"] < 1
