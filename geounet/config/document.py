@@ -44,7 +44,7 @@ def parse(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)  # noqa: S506 (it is a SafeLoader)
 
 
-def read(text: str, source: str, needs: str = "`scenes:` and `model:`") -> Document:
+def read(text: str, source: str, needs: str = "`scenes:` and `model:`", *, numbers: bool = False) -> Document:
     """Parse the text of a job file.
 
     Parameters
@@ -55,6 +55,8 @@ def read(text: str, source: str, needs: str = "`scenes:` and `model:`") -> Docum
         What messages call it.
     needs
         The keys that a file has at least, for the message about an empty one.
+    numbers
+        Whether keys may be whole numbers, as in tables of raster values.
 
     Raises
     ------
@@ -71,7 +73,7 @@ def read(text: str, source: str, needs: str = "`scenes:` and `model:`") -> Docum
             line = node.start_mark.line + 1
             raise JobError(f"{source}:{line}: found {kind}, expected keys and values such as `model: aerial`")
         lines: dict[Path, int] = {}
-        _walk(node, (), lines, set(), source)
+        _walk(node, (), lines, set(), source, numbers)
         return Document(loader.construct_document(node), lines)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -92,7 +94,7 @@ def _problem(error: yaml.MarkedYAMLError) -> str:
     return problem
 
 
-def _walk(node: yaml.Node, path: Path, lines: dict[Path, int], seen: set[int], source: str) -> None:
+def _walk(node: yaml.Node, path: Path, lines: dict[Path, int], seen: set[int], source: str, numbers: bool) -> None:
     """Note the line of every key and refuse keys that occur twice or are not text; aliases are visited once."""
     if id(node) in seen:
         return
@@ -100,17 +102,17 @@ def _walk(node: yaml.Node, path: Path, lines: dict[Path, int], seen: set[int], s
     if isinstance(node, yaml.SequenceNode):
         for index, entry in enumerate(node.value):
             lines[*path, index] = entry.start_mark.line + 1
-            _walk(entry, (*path, index), lines, seen, source)
+            _walk(entry, (*path, index), lines, seen, source, numbers)
     elif isinstance(node, yaml.MappingNode):
         here: dict[str, int] = {}
         for key, value in node.value:
             line = key.start_mark.line + 1
             if key.tag == "tag:yaml.org,2002:merge":
                 continue
-            if key.tag != "tag:yaml.org,2002:str":
+            if key.tag != "tag:yaml.org,2002:str" and not (numbers and key.tag == "tag:yaml.org,2002:int"):
                 shown = key.value if isinstance(key, yaml.ScalarNode) else "a list or mapping"
                 raise JobError(f"{source}:{line}: the key {shown} is not text to YAML; put quotes around it")
             if key.value in here:
                 raise JobError(f"{source}:{line}: the key `{key.value}` occurs twice, first in line {here[key.value]}")
             here[key.value] = lines[*path, key.value] = line
-            _walk(value, (*path, key.value), lines, seen, source)
+            _walk(value, (*path, key.value), lines, seen, source, numbers)

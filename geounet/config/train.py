@@ -307,7 +307,7 @@ def load_train(path: str | Path, overrides: Sequence[str] = ()) -> TrainJob:
         If the file cannot be read, or the job is invalid: `file:line: key: found …, expected …`.
     """
     file = Path(path)
-    document = read(job_text(file, "training job"), str(path), needs="`classes:` and `data:`")
+    document = read(job_text(file, "training job"), str(path), needs="`classes:` and `data:`", numbers=True)
     origins = {key: f"{path}:{line}" for key, line in document.lines.items()}
     base = file.absolute().parent
     data = anchored({"out": "out", "root": ".", **document.data}, base)

@@ -160,7 +160,7 @@ def _values(file: str, spec: Labels, codes: Mapping[str, int], fields: Mapping[s
 
 def _order(spec: Labels, codes: Mapping[str, int], values: NDArray[np.int16]) -> NDArray[np.intp]:
     """Return the order of burning: what `values` lists first comes last and stays on top."""
-    ranks = {}
+    ranks: dict[int, int] = {}
     for rank, meaning in enumerate((spec.values or {}).values()):
         ranks.setdefault(value_of(meaning, codes), rank)
     keys = np.array([ranks.get(int(v), len(ranks)) for v in values])
@@ -295,7 +295,7 @@ def _contacts(file: str, shapes: Any, spec: Contact, frame: Frame) -> Any:
     if spec.distance_m is not None:
         wide = _about(shapes, spec.distance_m, _metres(file, frame))
     else:
-        wide = shapely.buffer(shapes, spec.distance_px)
+        wide = shapely.buffer(shapes, spec.distance_px or 0.0)
     one, other = shapely.STRtree(wide).query(wide, predicate="intersects")
     both = shapely.intersection(wide[one[one < other]], wide[other[one < other]])
     return both[shapely.area(both) > 0]
