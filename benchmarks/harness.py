@@ -108,7 +108,7 @@ class Watched:
 
     ended: Ended
     peaks_mib: dict[str, float]
-    """Largest resident size by role: `driver` is the process started, `worker` the largest of the others."""
+    """Largest resident size by role: `driver` is the command's process, `worker` the largest that it started."""
     folder_peak: int
     """Largest size of the watched folder's files, bytes."""
 
@@ -130,11 +130,12 @@ def watched(command: Sequence[str], folder: Path | None = None, every_s: float =
         nonlocal largest
         next_folder = 0.0
         while not done.is_set():
+            launchers = {p.pid for p in me.children()}
             for process in me.children(recursive=True):
-                if process.pid in strangers:
+                if process.pid in strangers or process.pid in launchers:
                     continue
                 try:
-                    role = "driver" if process.ppid() == me.pid else "worker"
+                    role = "driver" if process.ppid() in launchers else "worker"
                     peaks[role] = max(peaks[role], _high_water(process) / 2**20)
                 except (psutil.Error, OSError):
                     continue
