@@ -13,24 +13,28 @@ if TYPE_CHECKING:
     from geounet.config.job import Job
     from geounet.config.train import TrainJob
     from geounet.errors import GeounetError
+    from geounet.evaluation.measure import Evaluation, evaluate
     from geounet.models.api import Model, load_model
     from geounet.training.run import TrainResult, train
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Evaluation": "geounet.evaluation.measure",
     "GeounetError": "geounet.errors",
     "Job": "geounet.config.job",
     "Model": "geounet.models.api",
     "RunResult": "geounet.batch.run",
     "TrainJob": "geounet.config.train",
     "TrainResult": "geounet.training.run",
+    "evaluate": "geounet.evaluation.measure",
     "load_model": "geounet.models.api",
     "run": "geounet.batch.run",
     "train": "geounet.training.run",
 }
 
 __all__ = [
+    "Evaluation",
     "GeounetError",
     "Job",
     "Model",
@@ -38,6 +42,7 @@ __all__ = [
     "TrainJob",
     "TrainResult",
     "__version__",
+    "evaluate",
     "load_model",
     "run",
     "train",

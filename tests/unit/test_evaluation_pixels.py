@@ -238,7 +238,7 @@ def test_what_is_said_with_80_percent_and_true_in_80_of_100_is_calibrated() -> N
 roads = arrays(bool, (9, 11))
 
 
-@given(roads, roads, st.sampled_from([1.0, 1.5, 3.0]), st.integers(2, 6))
+@given(roads, roads, st.sampled_from([1.0, 1.5, 3.0, 9.5]), st.integers(2, 6))
 @settings(max_examples=40)
 def test_relaxed_measures_are_those_of_all_distances(
     truth: np.ndarray, found: np.ndarray, tolerance: float, side: int

@@ -1,0 +1,313 @@
+"""`evaluate`: predictions of any number of scenes against their labels."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from affine import Affine
+
+from geounet.engine.scene import Progress, Silent
+from geounet.errors import GeounetError, JobError, LabelError
+from geounet.evaluation.compare import Comparison, Settings, WindowScore
+from geounet.evaluation.metric import Metric, metric
+from geounet.evaluation.prediction import VECTOR_ENDINGS, Grid, Prediction, grid_of, predictions, with_picture
+from geounet.evaluation.shapes import layers_of, read_shapes
+from geounet.evaluation.specs import load_spec, spec_of, with_labels, without_mask
+from geounet.evaluation.tally import Tally
+from geounet.evaluation.truth import Area, Classes, Labelled, Spec, Truth, classes_of, label_files
+from geounet.labels.frames import Frame
+from geounet.labels.layers import expand
+from geounet.vector.source import opened
+
+logger = logging.getLogger(__name__)
+
+FORMAT = "geounet-evaluation/1"
+
+PathLike = str | Path
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scene with all that is needed to compare it, or to look at it again."""
+
+    prediction: Prediction
+    classes: Classes
+    grid: Grid
+    frame: Frame
+    file: Path
+    metric: Metric
+    area: Area | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes
+    ----------
+    scores
+        All measures as JSON values: `scores["pixel"]["miou"]`, `scores["buildings"]["f1_50"]`, …. What was not
+        compared, or is not defined, is None.
+    tally
+        The counts behind them.
+    windows
+        How wrong each window is.
+    cases, labelled
+        The scenes, and their labels.
+    """
+
+    scores: dict[str, Any]
+    tally: Tally
+    windows: tuple[WindowScore, ...]
+    cases: tuple[Case, ...]
+    labelled: Labelled
+
+    def write_page(self, path: PathLike) -> None:
+        """Write an HTML page with tables, plots and the worst windows as pictures."""
+        from geounet.evaluation.page import write_page
+
+        write_page(Path(path), self)
+
+
+def evaluate(
+    pred: PathLike | Sequence[PathLike],
+    truth: PathLike | Sequence[PathLike] | None = None,
+    *,
+    labels: PathLike | None = None,
+    aoi: PathLike | Sequence[float] | None = None,
+    aoi_crs: str | None = None,
+    probability: PathLike | None = None,
+    image: PathLike | None = None,
+    band: int = 1,
+    how: Mapping[str, Any] | None = None,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measure predictions against labels.
+
+    Scenes of any size are gone through window by window. What is compared depends on what is there: pixels where both
+    sides have areas, buildings and roads where both sides have them, as vectors or as classes of a raster.
+
+    Parameters
+    ----------
+    pred
+        Masks, vector files, folders of scenes or output folders of runs.
+    truth
+        Class rasters, colour-coded pictures or vector files.
+    labels
+        A file that says how labels are to be read, instead of `truth`.
+    aoi
+        The part that counts: a vector file with polygons, or xmin, ymin, xmax, ymax.
+    aoi_crs
+        CRS of the four numbers; left out: the prediction's.
+    probability
+        Raster of probabilities, for calibration; the folder of a run brings its own.
+    image
+        Picture to show beside labels and prediction; the folder of a run brings its own.
+    band
+        Band of the mask and of label rasters that holds the classes.
+    how
+        What labels mean, as in `geounet.evaluation.specs.spec_of`: `class_`, `values`, `colours`, `column`, `layer`,
+        `width_m`, `others`.
+    settings
+        Sizes and tolerances.
+    progress
+        Told how far it is.
+
+    Raises
+    ------
+    JobError
+        If what is asked for contradicts itself, or does not fit the classes.
+    LabelError, SceneError, VectorError
+        If a file cannot be read, or labels do not lie on the prediction.
+    """
+    settings, progress = settings or Settings(), progress or Silent()
+    found = [p for path in _listed(pred) for p in predictions(Path(path), band)]
+    if (truth is None) == (labels is None):
+        raise JobError("give labels either as files (--truth) or as a file that describes them (--labels)")
+    if (probability is not None or image is not None) and len(found) > 1:
+        raise JobError(f"probability and image belong to one scene, found {len(found)}")
+    files = [] if truth is None else expand([str(t) for t in _listed(truth)], Path.cwd(), "truth")
+    found = [_prepared(p, files, band, probability, image) for p in found]
+    spec = load_spec(Path(labels)) if labels is not None else _spec(found, files, band, how or {})
+    cases = _cases(found, spec, files, aoi, aoi_crs, band)
+    labelled = label_files(spec, cases[0].classes, [c.frame for c in cases], [c.file for c in cases])
+    if settings.metres and cases[0].metric.unit != "m":
+        raise JobError("a tolerance in metres needs a CRS; the prediction has none: give it in pixels")
+    tally = Tally(cases[0].classes.infos, cases[0].metric.unit)
+    windows: list[WindowScore] = []
+    scenes = []
+    with tempfile.TemporaryDirectory(prefix="geounet-evaluate-") as work:
+        for number, case in enumerate(cases):
+            own = _compared(number, case, labelled, settings, Path(work) / str(number))
+            scenes.append({"name": case.prediction.name, **_brief(own.tally.scores(_tolerance(settings)))})
+            tally.add(own.tally)
+            windows += own.windows
+            progress.update("scenes", number + 1, len(cases))
+    _check(tally, cases)
+    scores = {
+        "format": FORMAT,
+        "unit": tally.unit,
+        "classes": list(cases[0].classes.names),
+        **tally.scores(_tolerance(settings)),
+        "scenes": scenes,
+    }
+    return Evaluation(scores, tally, tuple(windows), tuple(cases), labelled)
+
+
+def _listed(value: PathLike | Sequence[PathLike]) -> list[PathLike]:
+    return [value] if isinstance(value, (str, Path)) else list(value)
+
+
+def _tolerance(settings: Settings) -> tuple[float, str]:
+    return settings.tolerance, "m" if settings.metres else "px"
+
+
+def _prepared(
+    found: Prediction, files: Sequence[Path], band: int, probability: PathLike | None, image: PathLike | None
+) -> Prediction:
+    if found.mask is not None:
+        found = replace(found, mask=with_labels(files, found.mask, band))
+    if probability is not None:
+        found = replace(found, probability=Path(probability))
+    return with_picture(found, None if image is None else Path(image))
+
+
+def _spec(found: Sequence[Prediction], files: Sequence[Path], band: int, how: Mapping[str, Any]) -> Spec:
+    mask = next((p.mask for p in found if p.mask is not None), None)
+    if mask is not None:
+        return spec_of(files, mask.classes, named=mask.named, band=band, **how)
+    words = [*(how.get("values") or {}).values(), *(how.get("colours") or {}).values()]
+    words += [how["class_"]] if how.get("class_") else []
+    return spec_of(files, without_mask(files, band, words), named=True, band=band, **how)
+
+
+def _cases(
+    found: Sequence[Prediction],
+    spec: Spec,
+    files: Sequence[Path],
+    aoi: PathLike | Sequence[float] | None,
+    aoi_crs: str | None,
+    band: int,
+) -> list[Case]:
+    cases: list[Case] = []
+    where = str(aoi) if isinstance(aoi, (str, Path)) else aoi
+    words, _ = spec.names()
+    rasters = [path for path in files if path.suffix.lower() not in VECTOR_ENDINGS]
+    for prediction in found:
+        infos = prediction.mask.classes if prediction.mask else without_mask(files, band, sorted(words))
+        classes = classes_of(infos, spec)
+        if cases and cases[0].classes.names != classes.names:
+            raise JobError(
+                f"{prediction.name} has the classes {', '.join(classes.names)}, {cases[0].prediction.name} has "
+                f"{', '.join(cases[0].classes.names)}; evaluate them one after the other"
+            )
+        grid, real = _grid(prediction, rasters)
+        frame = Frame(prediction.name, (grid.rows, grid.cols), grid.transform, grid.crs, grid.gsd)
+        file = Path(prediction.info.files[0]) if prediction.info else Path(f"{prediction.name}.tif")
+        if len(found) == 1 and len(rasters) == 1:
+            file = Path(f"{rasters[0].stem}.tif")  # nothing to choose: their names need not be alike
+        plane = metric(grid.crs, grid.transform if real else None, grid.bounds)
+        if cases and cases[0].metric.unit != plane.unit:
+            raise JobError(f"{prediction.name}: lengths are in {plane.unit}, of the scenes before in "
+                           f"{cases[0].metric.unit}; evaluate scenes with and without a CRS apart")  # fmt: skip
+        area = None if where is None else Area(where, aoi_crs, frame)
+        cases.append(Case(prediction, classes, grid, frame, file, plane, area))
+    return cases
+
+
+def _grid(prediction: Prediction, rasters: Sequence[Path]) -> tuple[Grid, bool]:
+    """Return the pixels of a scene, and whether there are any: of its mask, else of its labels, else a stand-in."""
+    if prediction.mask is not None:
+        return prediction.mask.grid, True
+    if rasters:
+        with opened(str(rasters[0])) as dataset:
+            return grid_of(dataset), True
+    assert prediction.vectors is not None
+    boxes, crs = [], None
+    for layer in layers_of(prediction.vectors):
+        shapes, crs = read_shapes(prediction.vectors, layer)
+        if len(shapes):
+            boxes.append(shapely.total_bounds(shapes))
+    if not boxes:
+        boxes = [np.array([0.0, 0.0, 1.0, 1.0])]
+    x0, y0 = min(b[0] for b in boxes), min(b[1] for b in boxes)
+    x1, y1 = max(b[2] for b in boxes), max(b[3] for b in boxes)
+    affine = Affine(max(x1 - x0, 1e-9), 0, x0, 0, -max(y1 - y0, 1e-9), y1)
+    return Grid(1, 1, tuple(float(v) for v in affine[:6]), crs), False  # type: ignore[arg-type]
+
+
+def _compared(number: int, case: Case, labelled: Labelled, settings: Settings, work: Path) -> Any:
+    truth = Truth(labelled, case.frame, case.file)
+    try:
+        return Comparison(
+            number, case.prediction, truth, case.classes, case.grid, case.metric, case.area, settings, work
+        ).run()
+    finally:
+        truth.close()
+
+
+def _brief(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the measures of one scene that a table shows."""
+    pixel, buildings, roads = (scores[key] or {} for key in ("pixel", "buildings", "roads"))
+    return {
+        "pixel": {key: pixel[key] for key in ("pixels", "miou", "accuracy", "iou")} if pixel else None,
+        "buildings": {key: buildings[key] for key in ("truth", "found", "f1_50", "polis_m")} if buildings else None,
+        "roads": {key: roads[key] for key in ("apls", "topo_f1")} if roads else None,
+    }
+
+
+def _check(tally: Tally, cases: Sequence[Case]) -> None:
+    """Refuse an evaluation that compared nothing."""
+    if tally.pixels is not None and tally.pixels.confusion.total == 0:
+        raise LabelError(
+            f"{cases[0].prediction.name}: labels and prediction have no pixel in common; is the CRS of both right, and "
+            "does the area of interest hold labels?"
+        )
+    if tally.pixels is None and tally.buildings is None and tally.roads is None:
+        raise JobError(
+            "nothing to compare: pixels need a mask and labels that are areas, buildings and roads need that class, or "
+            "a layer of it, on both sides"
+        )
+
+
+def predicted(
+    model: str, scenes: Sequence[str], out: Path, settings: Sequence[str] = (), progress: Progress | None = None
+) -> tuple[Path, int]:
+    """Run the main job on scenes, to be evaluated; returns its output folder and exit code.
+
+    Parameters
+    ----------
+    model
+        A bundled model's name, or a bundle's path.
+    scenes
+        Files, globs or folders.
+    out
+        Output folder.
+    settings
+        `key=value` for keys of the job.
+    progress
+        Told how far it is.
+
+    Raises
+    ------
+    GeounetError
+        If no scene could be segmented.
+    """
+    from geounet.batch.run import run
+    from geounet.config.load import job_from_options
+
+    job = job_from_options(
+        list(scenes), None, None, [f"model={model}", f"outputs.folder={out}", "outputs.probability=true", *settings]
+    )
+    result = run(job, progress=progress)
+    if result.exit_code == 1:
+        raise GeounetError(f"{out}: no scene could be segmented; why stands above and in its manifest.json")
+    return result.folder, result.exit_code

@@ -1,0 +1,231 @@
+"""What was predicted of a scene: a mask, probabilities, vectors; from files, or from the folder of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from affine import Affine
+
+from geounet.config.card import PALETTE, ClassInfo
+from geounet.errors import JobError, SceneError, VectorError
+from geounet.raster.georef import ground_sample_distance
+from geounet.raster.scene import SceneInfo, SceneSpec
+from geounet.types import NODATA
+from geounet.vector.ingest import described, distinct, kind_of
+from geounet.vector.source import opened
+
+VECTOR_ENDINGS = frozenset({".gpkg", ".geojson", ".json", ".geojsonl", ".shp", ".fgb", ".kml", ".gml"})
+"""Endings of files that hold vectors; all others are rasters."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The pixels that are compared.
+
+    Attributes
+    ----------
+    rows, cols
+        Size.
+    transform
+        `a, b, c, d, e, f` from pixels to coordinates; the identity: no georeference.
+    crs
+        WKT, or none.
+    """
+
+    rows: int
+    cols: int
+    transform: tuple[float, float, float, float, float, float]
+    crs: str | None
+
+    @property
+    def gsd(self) -> float | None:
+        """Ground sample distance in metres; none where it is unknown."""
+        return ground_sample_distance(self.crs, Affine(*self.transform), self.cols, self.rows)
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """xmin, ymin, xmax, ymax in coordinates."""
+        a, b, c, d, e, f = self.transform
+        corners = [(a * x + b * y + c, d * x + e * y + f) for x in (0, self.cols) for y in (0, self.rows)]
+        xs, ys = zip(*corners, strict=True)
+        return min(xs), min(ys), max(xs), max(ys)
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A class raster.
+
+    Attributes
+    ----------
+    path
+        The file.
+    band
+        Its band with the classes.
+    grid
+        Its pixels.
+    classes
+        In the order of the evaluation; their `code` is the value in the raster.
+    named
+        Whether names come from the file or a manifest, and are not just the values.
+    """
+
+    path: Path
+    band: int
+    grid: Grid
+    classes: tuple[ClassInfo, ...]
+    named: bool
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was predicted of one scene; `scene` and `info` tell the picture that it was predicted from."""
+
+    name: str
+    mask: Mask | None = None
+    vectors: Path | None = None
+    probability: Path | None = None
+    scene: SceneSpec | None = None
+    info: SceneInfo | None = None
+
+
+def grid_of(dataset: Any) -> Grid:
+    """Return the grid of an open raster."""
+    return Grid(dataset.height, dataset.width, tuple(dataset.transform)[:6],
+                dataset.crs.to_wkt() if dataset.crs else None)  # fmt: skip
+
+
+def read_mask(path: Path, band: int = 1, classes: Sequence[ClassInfo] | None = None) -> Mask:
+    """Return what a class raster is.
+
+    Parameters
+    ----------
+    path
+        A raster of whole numbers.
+    band
+        Its band.
+    classes
+        What its values mean; left out: as its names say (category names, attribute table), else a class for each value.
+
+    Raises
+    ------
+    JobError
+        If it has no such band.
+    VectorError
+        If it cannot be read, or holds no classes.
+    """
+    if not path.exists():
+        raise VectorError(f"{path}: no such file")
+    with opened(str(path)) as dataset:
+        if not 1 <= band <= dataset.count:
+            raise JobError(f"{path}: has {dataset.count} bands, so there is no band {band}")
+        kinds = set(dataset.dtypes)
+        if kinds - {"uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"}:
+            raise VectorError(f"{path}: is {dataset.dtypes[band - 1]}, expected a mask: whole numbers, a value a class")
+        if dataset.count > 1 and band == 1:
+            colours = {c.name for c in dataset.colorinterp}
+            what = "a picture" if {"red", "green", "blue"} <= colours else f"has {dataset.count} bands"
+            raise VectorError(f"{path}: {what}, expected a mask of one band with a value a class")
+        grid = grid_of(dataset)
+        if classes is not None:
+            return Mask(path, band, grid, tuple(classes), True)
+        names, colours_of = described(path, dataset, band)
+        values = sorted((set(names) | set(distinct(path, dataset, band))) - {NODATA})
+    found: list[ClassInfo] = []
+    for number, value in enumerate(values):
+        name = names.get(value, "").strip() or str(value)
+        if name in {c.name for c in found}:
+            name = f"{name} ({value})"
+        rgb = colours_of.get(value)
+        colour = "#{:02x}{:02x}{:02x}".format(*rgb) if rgb else PALETTE[number % len(PALETTE)]
+        if not 0 <= value <= 254:
+            raise VectorError(f"{path}: holds the value {value}, expected class codes from 0 to 254 (255: nothing)")
+        found.append(ClassInfo(name=name, code=value, colour=colour, kind=kind_of(name)))
+    return Mask(path, band, grid, tuple(found), bool(names))
+
+
+def predictions(path: Path, band: int = 1) -> list[Prediction]:
+    """Return what lies at a path: a mask, a vector file, the folder of a scene, or the output folder of a run.
+
+    Raises
+    ------
+    JobError
+        If a folder holds no finished output.
+    VectorError
+        If a file cannot be read, or is none of these.
+    """
+    if path.is_dir():
+        return _of_folder(path)
+    if path.suffix.lower() in VECTOR_ENDINGS:
+        if not path.is_file():
+            raise VectorError(f"{path}: no such file")
+        return [Prediction(path.stem, vectors=path)]
+    return [Prediction(path.stem.removesuffix("_mask"), mask=read_mask(path, band))]
+
+
+def _of_folder(folder: Path) -> list[Prediction]:
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise JobError(f"{folder}: holds no manifest.json of a finished run; give a mask or a vector file") from None
+    entries = manifest.get("scenes")
+    if entries is None:
+        return [of_manifest(manifest, folder, folder)]
+    done = [e for e in entries if e.get("state") in ("done", "unchanged")]
+    if not done:
+        raise JobError(f"{folder}: none of its scenes is done")
+    return [of_manifest(entry, folder, folder / entry["folder"]) for entry in done]
+
+
+def of_manifest(entry: Mapping[str, Any], base: Path, folder: Path) -> Prediction:
+    """Return what a manifest says of a scene; its files are relative to `base`.
+
+    Raises
+    ------
+    JobError
+        If its classes overlap (multi-label).
+    VectorError
+        If its files are gone.
+    """
+    files = entry.get("files", {})
+    if entry.get("model", {}).get("head") == "multilabel":
+        raise JobError(
+            f"{folder}: the classes of its model overlap (multi-label), so a pixel has no one class; "
+            "give the mask file and --band N, one class at a time"
+        )
+    classes = [ClassInfo(name=c["name"], code=c["code"], colour=c["colour"], kind=kind_of(c["name"]))
+               for c in entry.get("classes", [])]  # fmt: skip
+    info = scene = None
+    if isinstance(entry.get("input"), dict):
+        info = SceneInfo.from_dict(entry["input"])
+        scene = SceneSpec(info.name, info.files, bands=info.band_names)
+    vectors, probability = (base / files[key] if key in files else None for key in ("vectors", "probability"))
+    if "mask" not in files:
+        raise VectorError(f"{folder}: its manifest names no mask")
+    mask = read_mask(base / files["mask"], classes=classes or None)
+    return Prediction(str(entry.get("name", folder.name)), mask, vectors, probability, scene, info)
+
+
+def with_picture(prediction: Prediction, image: Path | None) -> Prediction:
+    """Return the prediction with the picture to show beside it.
+
+    Raises
+    ------
+    SceneError
+        If the picture cannot be read.
+    """
+    if image is None:
+        return prediction
+    from geounet.raster.scene import describe
+
+    spec = SceneSpec(image.stem, (str(image),))
+    info = describe(spec)
+    if prediction.mask is not None and info.shape != (prediction.mask.grid.rows, prediction.mask.grid.cols):
+        raise SceneError(
+            f"{image}: {info.width} × {info.height} px, but the mask has {prediction.mask.grid.cols} × "
+            f"{prediction.mask.grid.rows}; give the image that was segmented"
+        )
+    return replace(prediction, scene=spec, info=info)

@@ -1,0 +1,181 @@
+"""Polygons and lines: from vector files and class rasters, and which part of them lies where something is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyogrio
+import shapely
+from affine import Affine
+from pyogrio.errors import DataLayerError, DataSourceError
+from rasterio.features import rasterize
+from rasterio.features import shapes as outlines
+
+from geounet.config.job import Roads
+from geounet.errors import VectorError
+from geounet.evaluation.matching import Bools, Geometries
+from geounet.raster.env import one_line
+from geounet.types import Rect
+from geounet.vector import polygons, skeleton
+from geounet.vector.attributes import Ground
+from geounet.vector.build import SerialExecutor
+from geounet.vector.cells import CellGrid
+from geounet.vector.features import to_shapely
+from geounet.vector.request import DEFAULT_CELL
+from geounet.vector.roads import roads
+from geounet.vector.source import Plane
+
+AREAS, LINES = (3, 6), (1, 5)
+"""Type numbers of shapely: polygons, lines; the second of each is the multi-part one."""
+
+
+def layers_of(path: Path) -> dict[str, str]:
+    """Return the spatial layers of a vector file with their geometry types, as GDAL calls them.
+
+    Raises
+    ------
+    VectorError
+        If it cannot be read.
+    """
+    if not path.is_file():
+        raise VectorError(f"{path}: no such file")
+    try:
+        return {str(name): str(kind) for name, kind in pyogrio.list_layers(path) if kind is not None}
+    except DataSourceError as error:
+        raise VectorError(f"{path}: not a vector file that can be read: {one_line(error)}") from None
+
+
+def read_shapes(path: Path, layer: str) -> tuple[Geometries, str | None]:
+    """Return the geometries of a layer, none missing or empty, and its CRS.
+
+    Raises
+    ------
+    VectorError
+        If it cannot be read.
+    """
+    try:
+        meta, _, wkb, _ = pyogrio.raw.read(path, layer=layer, columns=[], force_2d=True)
+    except (DataSourceError, DataLayerError) as error:
+        raise VectorError(f"{path}: layer {layer} cannot be read: {one_line(error)}") from None
+    shapes = np.asarray(shapely.from_wkb(wkb)) if wkb is not None else np.empty(0, dtype=object)
+    return shapes[~(shapely.is_missing(shapes) | shapely.is_empty(shapes))], meta.get("crs")
+
+
+def parts(shapes: Geometries, kinds: tuple[int, ...]) -> Geometries:
+    """Return the single polygons or lines of geometries, made valid; what has no extent is left out."""
+    if not len(shapes):
+        return np.empty(0, dtype=object)
+    broken = np.isin(shapely.get_type_id(shapes), AREAS) & ~shapely.is_valid(shapes)
+    if broken.any():
+        shapes = shapes.copy()
+        shapes[broken] = shapely.make_valid(shapes[broken])
+    # A collection may hold collections.
+    single = shapely.get_parts(shapely.get_parts(shapes))
+    single = single[np.isin(shapely.get_type_id(single), kinds)]
+    size = shapely.area(single) if kinds == AREAS else shapely.length(single)
+    return np.asarray(single[size > 0])
+
+
+def polygonized(plane: Plane, shape: tuple[int, int], folder: Path, name: str) -> Geometries:
+    """Return the 4-connected areas of a plane that are 1, as polygons in pixels (x: columns, y: rows)."""
+    stage = polygons.Stage(plane, None, CellGrid(*shape, DEFAULT_CELL), str(folder), name)
+    traced = polygons.polygonize(stage, SerialExecutor())
+    found = [
+        to_shapely(part.coords, part.rings, part.shells)[part.value == 1]
+        for part in polygons.all_polygons(stage, traced)
+        if len(part)
+    ]
+    return np.concatenate(found) if found else np.empty(0, dtype=object)
+
+
+def skeletonized(plane: Plane, ground: Ground, folder: Path, name: str) -> Geometries:
+    """Return the centre lines of the areas of a plane that are 1, in map coordinates, as `geounet run` makes them."""
+    stage = skeleton.Stage(plane, None, CellGrid(ground.rows, ground.cols, DEFAULT_CELL), str(folder), name)
+    usual = Roads()
+    made = roads(stage, SerialExecutor(), ground, usual.min_length_m, usual.tolerance_px)
+    return np.asarray(shapely.from_wkb(made.edges.column("geom").to_numpy(zero_copy_only=False)), dtype=object)
+
+
+class Coverage:
+    """Which share of each polygon lies where something is known, counted in pixels window by window.
+
+    Parameters
+    ----------
+    shapes
+        Polygons in pixels.
+    """
+
+    def __init__(self, shapes: Geometries) -> None:
+        self._shapes = shapes
+        self._tree = shapely.STRtree(shapes)
+        self._all, self._known = np.zeros(len(shapes), dtype=np.int64), np.zeros(len(shapes), dtype=np.int64)
+
+    def add(self, rect: Rect, known: Bools) -> None:
+        """Count the pixels of a window; `known` is `(rows, cols)`."""
+        near = np.sort(self._tree.query(shapely.box(rect.x0, rect.y0, rect.x1, rect.y1)))
+        if not len(near):
+            return
+        places = zip(self._shapes[near], range(1, len(near) + 1), strict=True)
+        burnt = rasterize(places, out_shape=rect.shape, transform=Affine.translation(rect.x0, rect.y0), dtype="int32")
+        self._all[near] += np.bincount(burnt.ravel(), minlength=len(near) + 1)[1:]
+        self._known[near] += np.bincount(burnt[known], minlength=len(near) + 1)[1:]
+        # One too small to hold the centre of a pixel counts with the pixel it lies in.
+        for k in near[shapely.area(self._shapes[near]) < 2.0].tolist():
+            if not self._all[k]:
+                point = shapely.point_on_surface(self._shapes[k])
+                y, x = int(point.y) - rect.y0, int(point.x) - rect.x0
+                if 0 <= y < rect.rows and 0 <= x < rect.cols:
+                    self._all[k], self._known[k] = 1, int(known[y, x])
+
+    def counts(self) -> Bools:
+        """Return which polygons lie by at least half where something is known.
+
+        Their pixels outside of all windows count as unknown, to the area of the polygon.
+        """
+        whole = np.maximum(self._all, shapely.area(self._shapes) * 0.95)
+        return np.asarray((self._known > 0) & (2 * self._known >= whole))
+
+
+class Clipped:
+    """The parts of lines that lie where something is known, put together window by window.
+
+    Parameters
+    ----------
+    lines
+        LineStrings in pixels.
+    """
+
+    def __init__(self, lines: Geometries) -> None:
+        self._lines = lines
+        self._tree = shapely.STRtree(lines)
+        self._found: list[Geometries] = []
+
+    def add(self, rect: Rect, known: Bools) -> None:
+        """Take the parts in a window; `known` is `(rows, cols)`."""
+        box = shapely.box(rect.x0, rect.y0, rect.x1, rect.y1)
+        near = self._lines[np.sort(self._tree.query(box, predicate="intersects"))]
+        if not len(near) or not known.any():
+            return
+        area: Any = box
+        if not known.all():
+            pieces = outlines(known.astype(np.uint8), mask=known, transform=Affine.translation(rect.x0, rect.y0))
+            area = shapely.union_all([shapely.geometry.shape(piece) for piece, _ in pieces])
+        shapely.prepare(area)
+        inside = shapely.contains_properly(area, near)
+        cut = shapely.intersection(near[~inside], area)
+        self._found.append(np.concatenate([near[inside], parts(cut, LINES)]))
+
+    def lines(self) -> Geometries:
+        """Return the parts; they share their ends at the edges of windows."""
+        return np.concatenate(self._found) if self._found else np.empty(0, dtype=object)
+
+
+def within(shapes: Geometries, area: Any) -> Bools:
+    """Return which polygons lie by at least half in an area."""
+    shapely.prepare(area)
+    found = shapely.contains(area, shapes)
+    rest = np.flatnonzero(~found & shapely.intersects(area, shapes))
+    found[rest] = 2 * shapely.area(shapely.intersection(shapes[rest], area)) >= shapely.area(shapes[rest])
+    return np.asarray(found)

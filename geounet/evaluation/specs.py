@@ -1,0 +1,260 @@
+"""How labels are to be read: from a few options, from what the files themselves say, or from a label file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyogrio
+from pydantic import Field, ValidationError
+
+from geounet.config.card import PALETTE, ClassInfo, Kind
+from geounet.config.data import Complete, Labels
+from geounet.config.document import read
+from geounet.config.job import Section
+from geounet.config.problems import problems
+from geounet.errors import JobError, LabelError, VectorError
+from geounet.evaluation.prediction import VECTOR_ENDINGS, Mask, read_mask
+from geounet.evaluation.shapes import layers_of
+from geounet.evaluation.truth import IGNORED, OTHER, Spec
+from geounet.vector.ingest import described, kind_of
+from geounet.vector.source import opened
+
+OURS = ("buildings", "road_edges")
+"""Layers of our own GeoPackages that are labels where nothing else is said."""
+
+
+class LabelFile(Section):
+    """A file that says how labels are to be read, with the keys that an entry of `data` has in a training job."""
+
+    labels: list[Labels] = Field(min_length=1)
+    complete: Complete | None = None
+
+
+def load_spec(path: Path) -> Spec:
+    """Read a label file.
+
+    Raises
+    ------
+    JobError
+        If it cannot be read or is not valid.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise JobError(f"{path}: cannot be read: {reason}") from None
+    document = read(text, str(path), needs="`labels:`")
+    try:
+        found = LabelFile.model_validate(document.data)
+    except ValidationError as error:
+        key, sentence = problems(error, LabelFile, document.data)[0]
+        line = next((document.lines[key[:n]] for n in range(len(key), 0, -1) if key[:n] in document.lines), 1)
+        raise JobError(f"{path}:{line}: {sentence}") from None
+    return Spec(tuple(found.labels), found.complete, path.absolute().parent)
+
+
+def pairs(text: str, option: str) -> dict[str, str]:
+    """Return `a=b,c=d` as a mapping.
+
+    Raises
+    ------
+    JobError
+        If a part has no `=`.
+    """
+    found = {}
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        value, sign, name = (p.strip() for p in part.partition("="))
+        if not sign or not value or not name:
+            raise JobError(f"{option}: found {part!r}, expected VALUE=CLASS, as in 1=building,0=other")
+        found[value] = name
+    return found
+
+
+def spec_of(
+    files: Sequence[Path],
+    predicted: Sequence[ClassInfo],
+    *,
+    named: bool,
+    class_: str | None = None,
+    values: Mapping[str, str] | None = None,
+    colours: Mapping[str, str] | None = None,
+    column: str | None = None,
+    layer: str | None = None,
+    width_m: float | None = None,
+    others: str = "refuse",
+    band: int = 1,
+) -> Spec:
+    """Return how label files are to be read; what is not said follows from the files.
+
+    Parameters
+    ----------
+    files
+        Rasters or vector files, all of one kind.
+    predicted
+        Classes of the prediction; `code` is the value in its mask.
+    named
+        Whether their names are known, and not just the values.
+    class_, values, colours, column, layer, width_m, others, band
+        As in `geounet.config.data.Labels`.
+
+    Raises
+    ------
+    JobError
+        If options contradict each other, or the class of features is not clear.
+    LabelError, VectorError
+        If a file cannot be read.
+    """
+    given = {"class": class_, "values": values, "colours": colours, "column": column, "width_m": width_m}
+    given = {key: value for key, value in given.items() if value is not None}
+    if column is not None and values is None:
+        given["values"] = {info.name: info.name for info in predicted}
+    layers: list[Labels] = []
+    for path in files:
+        if path.suffix.lower() in VECTOR_ENDINGS:
+            layers += _vector_layers(path, predicted, given, layer, others)
+        else:
+            layers.append(_raster_layer(path, predicted, given, others, band, named=named))
+    return Spec(tuple(layers), _rest(layers, predicted), Path.cwd())
+
+
+def _labels(path: Path, keys: Mapping[str, Any]) -> Labels:
+    data = {"files": [str(path.absolute())], **keys}
+    try:
+        return Labels.model_validate(data)
+    except ValidationError as error:
+        raise JobError(f"labels: {problems(error, Labels, data)[0][1]}") from None
+
+
+def _vector_layers(
+    path: Path, predicted: Sequence[ClassInfo], given: Mapping[str, Any], layer: str | None, others: str
+) -> list[Labels]:
+    kinds = layers_of(path)
+    if not kinds:
+        raise LabelError(f"{path}: holds no layer with geometries")
+    if layer is not None and layer not in kinds:
+        raise LabelError(f"{path}: has no layer {layer!r}; it has {', '.join(kinds)}")
+    chosen = [layer] if layer is not None else [name for name in OURS if name in kinds] or [next(iter(kinds))]
+    found = []
+    for name in chosen:
+        keys = dict(given)
+        if not keys.keys() & {"class", "values"}:
+            keys |= _told(path, name, kinds[name], predicted)
+        if "values" in keys:
+            keys["others"] = others
+        found.append(_labels(path, {"layer": name, **keys}))
+    return found
+
+
+def _told(path: Path, layer: str, geometry: str, predicted: Sequence[ClassInfo]) -> dict[str, Any]:
+    """Return what tells the class of features where nobody said it: an attribute `class`, else their geometry."""
+    names = {info.name for info in predicted}
+    fields = [str(name) for name in pyogrio.read_info(path, layer=layer)["fields"]]
+    if "class" in fields:
+        _, _, _, (values,) = pyogrio.raw.read(path, layer=layer, columns=["class"], read_geometry=False)
+        if len(values) and {str(v) for v in values} <= names:
+            return {"column": "class", "values": {name: name for name in sorted({str(v) for v in values})}}
+    kind = Kind.road if "Line" in geometry else Kind.building
+    of_kind = [info.name for info in predicted if info.kind == kind]
+    if len(of_kind) != 1:
+        what = "lines" if kind == Kind.road else "polygons"
+        raise JobError(
+            f"{path}: which class its {what} are is not clear; say it with --class NAME, or with --column and --values "
+            f"(classes of the prediction: {', '.join(info.name for info in predicted)})"
+        )
+    return {"class": of_kind[0]}
+
+
+def _raster_layer(
+    path: Path, predicted: Sequence[ClassInfo], given: Mapping[str, Any], others: str, band: int, *, named: bool
+) -> Labels:
+    keys = {**given, "band": band}
+    if not keys.keys() & {"class", "values", "colours"}:
+        keys["values"] = _values(path, predicted, band, named=named)
+    if keys.keys() & {"values", "colours"}:
+        keys["others"] = others
+    return _labels(path, keys)
+
+
+def _values(path: Path, predicted: Sequence[ClassInfo], band: int, *, named: bool) -> dict[str, str]:
+    """Return what the values of a class raster mean: as its names say, else they are those of the mask."""
+    if not path.is_file():
+        raise LabelError(f"{path}: no such file")
+    with opened(str(path)) as dataset:
+        if dataset.count >= 3 and band == 1:
+            raise LabelError(
+                f"{path}: has {dataset.count} bands; for a picture whose colours are classes say which: "
+                "--colours '#3C1098=building,…'; else --band N"
+            )
+        names = {value: name.strip() for value, name in described(path, dataset, band)[0].items() if name.strip()}
+    known = {info.name for info in predicted}
+    if named and names:
+        foreign = sorted(set(names.values()) - known)
+        if foreign:
+            raise JobError(
+                f"{path}: its class {foreign[0]!r} is none of the prediction ({', '.join(sorted(known))}); say what it "
+                f"counts as with --values, as in --values '{next(v for v, n in names.items() if n == foreign[0])}="
+                f"{OTHER}'"
+            )
+        return {"255": IGNORED} | {str(value): name for value, name in names.items()}
+    return {"255": IGNORED} | {str(info.code): info.name for info in predicted}
+
+
+def with_labels(files: Sequence[Path], mask: Mask, band: int) -> Mask:
+    """Return a mask that has no names with the classes that only the labels hold.
+
+    A class that was never predicted is in no mask without names, but in the labels all the same.
+    """
+    if mask.named:
+        return mask
+    classes = {info.code: info for info in mask.classes}
+    for found in _masks(files, band):
+        for info in found.classes:
+            if found.named or info.code not in classes:
+                classes[info.code] = info
+    return replace(mask, classes=tuple(classes[code] for code in sorted(classes)))
+
+
+def without_mask(files: Sequence[Path], band: int, words: Iterable[str]) -> list[ClassInfo]:
+    """Return the classes of predicted vectors: buildings and roads, and what labels hold beside them.
+
+    Parameters
+    ----------
+    files, band
+        The labels.
+    words
+        Classes that options name.
+    """
+    found = next((list(mask.classes) for mask in _masks(files, band) if mask.named), [])
+    names = [info.name for info in found]
+    code = max([info.code for info in found], default=-1)
+    for word in [*words, *([] if found else ["building", "road"])]:
+        if word not in (*names, IGNORED, OTHER) and kind_of(word) not in {kind_of(name) for name in names} - {
+            Kind.other
+        }:
+            code += 1
+            names.append(word)
+            found.append(ClassInfo(name=word, code=code, colour=PALETTE[code % len(PALETTE)], kind=kind_of(word)))
+    return found
+
+
+def _masks(files: Sequence[Path], band: int) -> Iterator[Mask]:
+    for path in files:
+        if path.suffix.lower() not in VECTOR_ENDINGS:
+            with suppress(VectorError):  # a picture, which has its own message
+                yield read_mask(path, band)
+
+
+def _rest(layers: Sequence[Labels], predicted: Sequence[ClassInfo]) -> Complete | None:
+    """Return what the rest is, where labels are areas of some of the classes."""
+    if not any(Path(layer.files[0]).suffix.lower() in VECTOR_ENDINGS for layer in layers):
+        return None
+    named = {str(v) for layer in layers for v in (*(layer.values or {}).values(), layer.class_) if v is not None}
+    if {info.name for info in predicted} <= named:
+        return None
+    background = [info.name for info in predicted if info.kind == Kind.background]
+    rest = background[0] if len(predicted) == 2 and background and background[0] not in named else OTHER
+    return Complete(rest=rest)

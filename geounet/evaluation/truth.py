@@ -1,0 +1,312 @@
+"""What the labels say of a scene: a class for each pixel, polygons of buildings, lines of roads.
+
+Labels are described as for training (`geounet.config.data`): class rasters, colour-coded pictures and vectors, in
+layers, and what the rest is where everything has been labelled. Their classes are those of the prediction. Labels that
+know only one class, footprints of buildings for example, are compared as that class against `other`, which all other
+classes of the prediction are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+from affine import Affine
+from rasterio.features import geometry_mask
+
+from geounet.config.card import PALETTE, ClassInfo, Kind
+from geounet.config.data import Complete, Data, Labels, Not
+from geounet.errors import JobError, LabelError
+from geounet.evaluation.boundary import U8
+from geounet.evaluation.matching import Geometries
+from geounet.evaluation.shapes import AREAS, LINES, parts
+from geounet.labels.frames import Frame, crs_name, mover
+from geounet.labels.layers import Files, Stack, complete_area, expand, files_of
+from geounet.labels.values import is_partial, partial
+from geounet.labels.vectors import ENDINGS, Features
+from geounet.types import NODATA, Rect
+
+OTHER = "other"
+"""Class of all that is none of the classes the labels know."""
+
+IGNORED = "ignored"
+"""Word for pixels of which nothing is known."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """How labels are to be read; `root` is where relative paths in them start."""
+
+    layers: tuple[Labels, ...]
+    complete: Complete | None
+    root: Path
+
+    def names(self) -> tuple[set[str], set[str]]:
+        """Return the classes that labels name, and those that they only rule out (`{not: class}`)."""
+        said: list[Not | str | None] = [] if self.complete is None else [self.complete.rest]
+        for layer in self.layers:
+            said += [*(layer.values or {}).values(), *(layer.colours or {}).values(), layer.class_]
+            said += [] if layer.others in ("refuse", "skip") else [layer.others]
+        named = {s for s in said if isinstance(s, str)} - {IGNORED}
+        return named, {s.not_ for s in said if isinstance(s, Not)}
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes that are compared.
+
+    Attributes
+    ----------
+    infos
+        In order; `code` is the place in it.
+    of_mask
+        For each value of the mask the class it counts as.
+    """
+
+    infos: tuple[ClassInfo, ...]
+    of_mask: Mapping[int, int]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names in order."""
+        return tuple(info.name for info in self.infos)
+
+    @property
+    def codes(self) -> dict[str, int]:
+        """Codes by name."""
+        return {info.name: info.code for info in self.infos}
+
+    def of_kind(self, kind: Kind) -> int | None:
+        """Return the code of the first class of a kind."""
+        return next((info.code for info in self.infos if info.kind == kind), None)
+
+
+def classes_of(predicted: Sequence[ClassInfo], spec: Spec) -> Classes:
+    """Return the classes that labels and prediction have in common.
+
+    Contacts between buildings count as building, where labels do not know them.
+
+    Raises
+    ------
+    JobError
+        If labels name a class that the prediction does not have.
+    """
+    named, ruled_out = spec.names()
+    known = {info.name: info for info in predicted}
+    unknown = sorted((named | ruled_out) - set(known) - {OTHER})
+    if unknown:
+        raise JobError(
+            f"labels: no class {unknown[0]!r} in the prediction, which has {', '.join(known)}; "
+            f"say which of them it is (--values, --colours, --class), or {OTHER!r} or {IGNORED!r}"
+        )
+    one_class = len(named) == 1 and ruled_out == named
+    folded = {}
+    if (OTHER in named and OTHER not in known) or one_class:
+        chosen = [info for info in predicted if info.name in named]
+        rest = ClassInfo(name=OTHER, code=0, colour=PALETTE[0], kind=Kind.background)
+        infos = [rest, *(info.model_copy(update={"code": i}) for i, info in enumerate(chosen, 1))]
+        folded = {info.code: 0 for info in predicted if info.name not in named}
+    else:
+        building = next((info for info in predicted if info.kind == Kind.building), None)
+        kept = [i for i in predicted if building is None or i.kind != Kind.contact or i.name in named]
+        infos = [info.model_copy(update={"code": i}) for i, info in enumerate(kept)]
+    codes = {info.name: info.code for info in infos}
+    contact = next((i.code for i in infos if i.kind == Kind.building), 0)
+    table = {
+        info.code: codes.get(info.name, folded.get(info.code, contact))
+        if info.kind != Kind.contact or info.name in codes
+        else contact
+        for info in predicted
+    }
+    return Classes(tuple(infos), table)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The label files of all scenes, read once."""
+
+    spec: Spec
+    classes: Classes
+    files: tuple[Files, ...]
+    """Lines without a width of their own are one metre wide in it."""
+
+    @property
+    def features(self) -> list[Features]:
+        """Vector labels."""
+        return [features for entry in self.files for features in entry.vectors]
+
+
+def label_files(spec: Spec, classes: Classes, frames: Sequence[Frame], scenes: Sequence[Path]) -> Labelled:
+    """Find and check the label files of scenes.
+
+    Parameters
+    ----------
+    spec
+        How labels are to be read.
+    classes
+        The classes that are compared.
+    frames
+        The scenes' grids.
+    scenes
+        The scenes' files: labels without georeference belong to the scene of their name.
+
+    Raises
+    ------
+    JobError
+        If a path matches nothing.
+    LabelError
+        If labels cannot be read, or lie on none of the scenes.
+    """
+    widened = [
+        layer.model_copy(update={"width_m": 1.0}) if layer.width_m is None and _vectors(layer, spec.root) else layer
+        for layer in spec.layers
+    ]
+    data = Data.model_construct(labels=widened, complete=spec.complete)
+    return Labelled(spec, classes, tuple(files_of(data, classes.codes, frames, scenes, spec.root, "labels")))
+
+
+class Truth:
+    """The labels of one scene. One thread at a time uses it.
+
+    Parameters
+    ----------
+    labelled
+        The label files of all scenes.
+    frame
+        The scene's grid.
+    scene
+        Its file, as given to `label_files`.
+
+    Raises
+    ------
+    LabelError
+        As the layers do.
+    """
+
+    def __init__(self, labelled: Labelled, frame: Frame, scene: Path) -> None:
+        self.classes, self.frame = labelled.classes, frame
+        self._features = labelled.features
+        for features in self._features:
+            if frame.crs is None and features.crs is not None:
+                raise LabelError(
+                    f"{features.file}: has a CRS ({crs_name(features.crs)}), {frame.name} has none; georeference it "
+                    "first (gdal_edit.py -a_srs), or give labels as a raster of its size"
+                )
+        burnt = [_burnt(entry, own) for entry, own in zip(labelled.files, labelled.spec.layers, strict=True)]
+        self._stack: Stack | None = None
+        if any(entry.vectors or entry.placed or str(scene) in entry.paired for entry in burnt):
+            spec = labelled.spec
+            self._stack = Stack(burnt, spec.complete, self.classes.codes, frame, str(scene), spec.root)
+
+    @property
+    def has_pixels(self) -> bool:
+        """Whether labels say anything of pixels; lines without a width do not."""
+        return self._stack is not None
+
+    def close(self) -> None:
+        """Close the files."""
+        if self._stack is not None:
+            self._stack.close()
+
+    def read(self, rect: Rect) -> U8:
+        """Return the class of each pixel of a rectangle, 255 where labels say nothing and beyond the grid."""
+        found = np.full(rect.shape, NODATA, dtype=np.uint8)
+        inside = rect.intersection(Rect(0, 0, *self.frame.shape))
+        if self._stack is None or inside.empty:
+            return found
+        values = self._stack.read(inside)
+        if is_partial(values).any():
+            # What rules out the only class there is, is other.
+            if len(self.classes.infos) == 2 and self.classes.infos[0].name == OTHER:
+                values = np.where(values == partial(1), np.uint8(0), values)
+            values = np.where(is_partial(values), np.uint8(NODATA), values)
+        found[inside.slices_in(rect)] = values
+        return found
+
+    def areas(self, code: int) -> Geometries | None:
+        """Return the polygons of a class in the grid's coordinates; none where labels have no polygons at all."""
+        return self._shapes(code, AREAS)
+
+    def lines(self, code: int) -> Geometries | None:
+        """Return the lines of a class in the grid's coordinates; none where labels have no lines at all."""
+        return self._shapes(code, LINES)
+
+    def _shapes(self, code: int, kinds: tuple[int, ...]) -> Geometries | None:
+        found, any_there = [], False
+        for features in self._features:
+            own = np.isin(shapely.get_type_id(features.shapes), kinds)
+            any_there |= bool(own.any())
+            shapes = features.shapes[own & (features.values == code)]
+            if len(shapes):
+                found.append(moved(parts(shapes, kinds), features.crs, self.frame.crs))
+        if not any_there:
+            return None
+        return np.concatenate(found) if found else np.empty(0, dtype=object)
+
+
+def moved(shapes: Geometries, source: str | None, target: str | None) -> Geometries:
+    """Return geometries in another CRS; a CRS that is not known is taken to be the other one."""
+    move = mover(source, target)
+    if move is None or not len(shapes):
+        return shapes
+    found = shapely.transform(shapes, lambda p: np.column_stack(move.transform(p[:, 0], p[:, 1])))
+    return np.asarray(found[np.isfinite(shapely.area(found)) & np.isfinite(shapely.length(found))])
+
+
+def _vectors(layer: Labels, root: Path) -> bool:
+    return all(path.suffix.lower() in ENDINGS for path in expand(layer.files, root, "labels"))
+
+
+def _burnt(entry: Files, spec: Labels) -> Files:
+    """Return files whose lines and points have a width of their own; others are no areas."""
+    if spec.width_m is not None:
+        return entry
+    kept = [_only_areas(features) for features in entry.vectors]
+    return replace(entry, spec=spec, vectors=tuple(features for features in kept if len(features.shapes)))
+
+
+def _only_areas(features: Features) -> Features:
+    areas = np.isin(shapely.get_type_id(features.shapes), AREAS)
+    return replace(
+        features, shapes=features.shapes[areas], values=features.values[areas], widths=features.widths[areas]
+    )
+
+
+class Area:
+    """The part of a scene that counts.
+
+    Parameters
+    ----------
+    where
+        Vector file with polygons, or xmin, ymin, xmax, ymax.
+    crs
+        CRS of the four numbers; none: the scene's.
+    frame
+        The scene's grid.
+
+    Raises
+    ------
+    JobError
+        If the file does not exist.
+    LabelError
+        If it cannot be read, holds no polygons or does not meet the scene.
+    """
+
+    def __init__(self, where: str | Sequence[float], crs: str | None, frame: Frame) -> None:
+        area = where if isinstance(where, str) else list(where)
+        self.polygons = complete_area(Complete(area=area, crs=crs, rest=OTHER), frame, Path.cwd())
+        if not shapely.intersects(shapely.box(0, 0, frame.shape[1], frame.shape[0]), self.polygons).any():
+            raise LabelError(f"the area of interest ({where}) does not meet {frame.name}")
+
+    def read(self, rect: Rect) -> npt.NDArray[np.bool_]:
+        """Return which pixels of a rectangle count, bool `(rows, cols)`."""
+        near = self.polygons[shapely.intersects(self.polygons, shapely.box(rect.x0, rect.y0, rect.x1, rect.y1))]
+        if not len(near):
+            return np.zeros(rect.shape, dtype=np.bool_)
+        inside: Any = geometry_mask(near, rect.shape, Affine.translation(rect.x0, rect.y0), invert=True)
+        return np.asarray(inside)
