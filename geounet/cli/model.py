@@ -34,16 +34,20 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> l
 
 @click.group()
 def model() -> None:
-    """Show, list and import model bundles.
+    """Show, list, import, export and combine model bundles.
 
     A bundle is a folder with `model.safetensors` and `model.json`, the card that says how to use the weights.
     """
 
 
 @model.command("list")
+@click.option("--networks", is_flag=True, help="The networks that a card or a training job can name, instead.")
 @json_option
-def list_(as_json: bool) -> None:
-    """List the models that come with this program."""
+def list_(networks: bool, as_json: bool) -> None:
+    """List the models that come with this program, or the networks that models can have."""
+    if networks:
+        _list_networks(as_json)
+        return
     from geounet.models.bundle import list_bundles
 
     bundles = list_bundles()
@@ -53,10 +57,26 @@ def list_(as_json: bool) -> None:
     for bundle in bundles:
         card = bundle.card
         gsd = f"{card.gsd:g} m" if card.gsd else "any resolution"
-        click.echo(f"{card.name}  {card.architecture} {card.encoder}, {gsd}, {len(card.input.bands)} bands: "
+        click.echo(f"{card.name}  {card.network}, {gsd}, {len(card.input.bands)} bands: "
                    f"{', '.join(c.name for c in card.mask_classes())}")  # fmt: skip
     if not bundles:
         click.echo("no models come with this installation; `geounet model import` makes bundles")
+
+
+def _list_networks(as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from geounet.models.networks.table import NETWORKS
+
+    if as_json:
+        click.echo(json.dumps({name: asdict(entry) for name, entry in NETWORKS.items()}, indent=1, ensure_ascii=False))
+        return
+    for name, entry in NETWORKS.items():
+        arguments = f" ({entry.arguments})" if entry.arguments else ""
+        click.echo(f"{name:<15}{entry.library:<9}{entry.about}{arguments}  {entry.paper}")
+    click.echo(
+        "smp's networks take an encoder of smp, or one of timm behind tu-: resnet34, mit_b0, tu-convnext_tiny, …"
+    )
 
 
 @model.command()
@@ -71,12 +91,7 @@ def show(model_name: str, as_json: bool) -> None:
     """
     from geounet.models.bundle import load_bundle
 
-    bundle = load_bundle(model_name)
-    if as_json:
-        click.echo(json.dumps(_facts(bundle), indent=1, ensure_ascii=False))
-    else:
-        for line in _lines(bundle):
-            click.echo(line)
+    _show(load_bundle(model_name), as_json)
 
 
 @model.command("import")
@@ -93,7 +108,7 @@ def show(model_name: str, as_json: bool) -> None:
 )
 @click.option("--gsd", type=click.FloatRange(min=0, min_open=True), metavar="METRES", help="Ground sample distance.")
 @click.option("--tile", type=click.IntRange(min=1), metavar="PX", help="Side of a tile.")
-@click.option("--architecture", metavar="NAME", help="smp's class, for example Unet.")
+@click.option("--architecture", metavar="NAME", help="Network, for example Unet; see model list --networks.")
 @click.option("--encoder", metavar="NAME", help="smp's encoder, for example resnet34; timm's behind tu-.")
 @click.option("--activation", type=click.Choice(["softmax", "sigmoid"]), help="softmax: one class a pixel.")
 @click.option("--data-type", metavar="TYPE", help="Type of the training imagery, for example uint8.")
@@ -116,19 +131,77 @@ def import_(source: Path, bundle: Path, as_json: bool, **options: Any) -> None:
     from geounet.models.foreign import import_model
 
     made = import_model(source, bundle, **options)
+    _show(made, as_json)
+
+
+@model.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("members", nargs=-1, required=True, metavar="MEMBER MEMBER...")
+@click.option("--name", help="The ensemble's name; otherwise the folder's.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
+@json_option
+def ensemble(bundle: Path, members: tuple[str, ...], name: str | None, overwrite: bool, as_json: bool) -> None:
+    """Combine models to one whose probabilities are the mean of theirs.
+
+    Each MEMBER is a bundled model's name or a bundle's path (with a slash); they are copied into BUNDLE. Networks and
+    normalisations may differ; classes, bands, data type, resolution and activation may not. A run takes as long as
+    those of all members together, but reads the scene once.
+
+    \b
+        $ geounet model ensemble ./mean ./fold_0 ./fold_1 ./fold_2
+    """
+    from geounet.models.bundle import save_ensemble
+
+    made = save_ensemble(bundle, members, name=name, overwrite=overwrite)
+    _show(made, as_json)
+
+
+@model.command()
+@click.argument("model_name", metavar="NAME|PATH")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--tile", type=click.IntRange(min=1), metavar="PX", help="Side of a tile; otherwise the card's.")
+@click.option("--normalise", is_flag=True, help="Take values as they are in scenes; otherwise normalised ones.")
+@click.option("--probabilities", is_flag=True, help="Return probabilities; otherwise logits. Ensembles always do.")
+@click.option("--opset", type=click.IntRange(min=1), metavar="N", help="Of ONNX; otherwise torch's choice.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+@json_option
+def export(model_name: str, out: Path, as_json: bool, **options: Any) -> None:
+    """Write a model for other programs: OUT.onnx (ONNX) or OUT.pt2 (torch.export).
+
+    The file takes any number of tiles, holds the card in its metadata, and is written only if its results on random
+    tiles are those of the bundle. ONNX needs the extra packages of `pip install 'geounet[export]'`.
+
+    \b
+        $ geounet model export demo demo.onnx --normalise --probabilities
+    """
+    from geounet.models.bundle import load_bundle
+    from geounet.models.export import export_model
+
+    made = export_model(load_bundle(model_name), out, **options)
+    size = out.stat().st_size
     if as_json:
-        click.echo(json.dumps(_facts(made), indent=1, ensure_ascii=False))
-    else:
-        for line in _lines(made):
-            click.echo(line)
+        facts = {"file": str(out), "bytes": size, "tile": made.tile, "normalised": made.normalised,
+                 "output": made.output, "difference": made.difference}  # fmt: skip
+        click.echo(json.dumps(facts, indent=1, ensure_ascii=False))
+        return
+    values = "values as in scenes" if made.normalised else "normalised values"
+    click.echo(f"{out}  {size / 1e6:.1f} MB: {values} of n × {made.tile} × {made.tile} px in, {made.output} out; "
+               f"differs from the bundle by {made.difference:.1g}")  # fmt: skip
+
+
+def _show(bundle: Bundle, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(_facts(bundle), indent=1, ensure_ascii=False))
+        return
+    for line in _lines(bundle):
+        click.echo(line)
 
 
 def _facts(bundle: Bundle) -> dict[str, Any]:
-    size = bundle.weights.stat().st_size
     return {
         "folder": str(bundle.folder),
         "sha256": bundle.sha256,
-        "weights_bytes": size,
+        "weights_bytes": bundle.size,
         "card": bundle.card.model_dump(mode="json"),
     }
 
@@ -136,7 +209,6 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
 def _lines(bundle: Bundle) -> list[str]:
     card = bundle.card
     given = card.input
-    size = bundle.weights.stat().st_size
     bands = [f"{b} ({s.mean:g} ± {s.stddev:g})" for b, s in zip(given.bands, given.value_scaling, strict=True)]
     parameters = f"{card.total_parameters / 1e6:.1f} million parameters, " if card.total_parameters else ""
     tile = card.tile
@@ -144,7 +216,8 @@ def _lines(bundle: Bundle) -> list[str]:
         ("folder", str(bundle.folder)),
         ("sha256", bundle.sha256),
         ("about", card.description),
-        ("network", f"{card.architecture} with encoder {card.encoder}: {parameters}{size / 1e6:.1f} MB"),
+        ("network", f"{card.network}: {parameters}{bundle.size / 1e6:.1f} MB"),
+        ("members", ", ".join(f"{b.folder.name} ({b.card.network})" for b in bundle.members)),
         ("bands", ", ".join(bands)),
         ("data type", given.data_type),
         ("resolution", f"{card.gsd:g} m" if card.gsd else "not said: scenes of any resolution are taken"),

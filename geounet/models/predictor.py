@@ -245,18 +245,25 @@ class Predictor:
         tiles = tiles.to(self.device)
         total: torch.Tensor | None = None
         for member in self._members:  # in the order of the card: sums of floats depend on it
-            own = self._seen(tiles, member)
-            for turns, mirrored in self._symmetries:
-                given = _turned(own, turns, mirrored).contiguous(memory_format=torch.channels_last)
-                with self._autocast():
-                    logits = member.network(given)
-                self._check(logits, n, given.shape, member.card)
-                logits = logits[:n].float()
-                p = _unturned(logits.sigmoid() if self._sigmoid else logits.softmax(dim=1), turns, mirrored)
-                total = p if total is None else total.add_(p)
+            of_member = self._symmetric(self._seen(tiles, member), member, n)
+            total = of_member if total is None else total.add_(of_member)
         assert total is not None
         forwards = len(self._members) * len(self._symmetries)
         return total.div_(forwards) if forwards > 1 else total
+
+    def _symmetric(self, tiles: torch.Tensor, member: Member, n: int) -> torch.Tensor:
+        """Return the sum of a member's probabilities over the symmetries, of the first `n` tiles."""
+        total: torch.Tensor | None = None
+        for turns, mirrored in self._symmetries:
+            given = _turned(tiles, turns, mirrored).contiguous(memory_format=torch.channels_last)
+            with self._autocast():
+                logits = member.network(given)
+            self._check(logits, n, given.shape, member.card)
+            logits = logits[:n].float()
+            p = _unturned(logits.sigmoid() if self._sigmoid else logits.softmax(dim=1), turns, mirrored)
+            total = p if total is None else total.add_(p)
+        assert total is not None
+        return total
 
     def _seen(self, tiles: torch.Tensor, member: Member) -> torch.Tensor:
         """Return the tiles in a member's own normalisation, with the margin that it takes."""

@@ -68,6 +68,63 @@ def test_no_bundled_models(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
     assert "no models are bundled" in capsys.readouterr().err
 
 
+def test_the_table_of_networks(capsys: pytest.CaptureFixture[str]) -> None:
+    from geounet.models.networks.table import NETWORKS
+
+    assert main(["model", "list", "--networks"]) == 0
+    shown = capsys.readouterr().out
+    lines = [line.split()[:2] for line in shown.splitlines()]
+    assert lines[: len(NETWORKS)] == [[name, entry.library] for name, entry in NETWORKS.items()]
+    assert "padding=same" in shown
+    assert main(["model", "list", "--networks", "--json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)) == list(NETWORKS)
+
+
+def test_ensembles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [str(small_unet(tmp_path / f"fold_{k}", seed=k).folder) for k in range(2)]
+    both = str(tmp_path / "both")
+    assert main(["model", "ensemble", both, *folders, "--name", "mean", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["card"]["name"], facts["card"]["members"]) == ("mean", ["fold_0", "fold_1"])
+    assert main(["model", "show", both]) == 0
+    shown = capsys.readouterr().out
+    for words in (
+        "Ensemble of 2 models: 0.6 million parameters",
+        "fold_0 (Unet with encoder tu-mobile",
+        facts["sha256"],
+    ):
+        assert words in shown
+    assert main(["model", "ensemble", both, *folders]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert main(["model", "ensemble", both, *folders, "--overwrite"]) == 0
+    assert main(["model", "ensemble", both, folders[0], "--overwrite"]) == 1
+    assert "two members or more" in capsys.readouterr().err
+    assert main(["model", "export", both, str(tmp_path / "x.tflite")]) == 2
+    assert "expected a file that ends in .onnx or .pt2" in capsys.readouterr().err
+
+
+def test_networks_of_our_own_are_imported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A state dict without words: the card in part says which network, the weights how many bands and classes."""
+    import torch
+
+    from geounet.models.networks.residual import ResUnet
+
+    torch.save({f"net.{k}": v for k, v in ResUnet(3, 2, width=4, depth=2).state_dict().items()}, tmp_path / "w.pt")
+    (tmp_path / "part.json").write_text('{"architecture": "ResUnet", "arguments": {"width": 4, "depth": 2}}')
+    made = tmp_path / "made"
+    arguments = ["model", "import", str(tmp_path / "w.pt"), str(made), *OPTIONS, "--card", str(tmp_path / "part.json")]
+    assert main([*arguments, "--json"]) == 0
+    card = json.loads(capsys.readouterr().out)["card"]
+    assert (card["architecture"], card["library"], card["encoder"]) == ("ResUnet", "geounet", "")
+    assert card["tile"] == {"size": 64, "overlap": None, "multiple_of": 4, "fixed": False}
+    without = [a for a in OPTIONS if a not in ("--classes", "background,road")]
+    assert (
+        main(["model", "import", str(tmp_path / "w.pt"), str(made), *without, "--card", str(tmp_path / "part.json")])
+        == 2
+    )
+    assert "give --classes (2 names" in capsys.readouterr().err
+
+
 def test_mistakes_end_in_one_line(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = tmp_path / "made"
     for arguments, code, words in (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,15 @@ def test_the_table_is_complete_and_true() -> None:
         assert NETWORKS[name].arguments == ", ".join(f"{k}={v}" for k, v in defaults.items())
         assert NETWORKS[name].depth == defaults["depth"]
         assert NETWORKS[name].stride == stride(own(name)) == 2 ** defaults["depth"]
+
+
+def test_the_docs_name_every_network_and_argument() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    for name, network in CLASSES.items():
+        (line,) = (line for line in text.splitlines() if line.startswith(f"| `{name}`"))
+        for argument in inspect.signature(network).parameters.keys() - {"in_channels", "classes"}:
+            assert f"`{argument}`" in line
+    assert [name for name in NETWORKS if f"`{name}`" not in text] == []
 
 
 @pytest.mark.parametrize(
