@@ -1,0 +1,180 @@
+"""Vector labels on the grid of a scene."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import pytest
+import shapely
+from affine import Affine
+from rasterio import CRS
+from rasterio.features import rasterize
+
+from geounet.config.data import Contact, Labels, Not
+from geounet.errors import LabelError
+from geounet.labels.frames import Frame
+from geounet.labels.values import IGNORED, partial
+from geounet.labels.vectors import UNKNOWN, VectorLayer, read_features
+from geounet.types import Rect
+
+CODES = {"land": 0, "building": 1, "road": 2, "contact": 3}
+UTM = CRS.from_epsg(32645).to_wkt()
+WHOLE = Rect(0, 0, 120, 100)
+
+
+def frame(crs: str | None = UTM, gsd: float | None = 0.5) -> Frame:
+    """100 × 120 px of half a metre in Nepal."""
+    return Frame("scene", WHOLE.shape, (0.5, 0.0, 350000.0, 0.0, -0.5, 3056000.0), crs, gsd)
+
+
+def box(col: float, row: float, width: float, height: float) -> Any:
+    """Rectangle given in pixels of the frame."""
+    x, y = 350000 + col * 0.5, 3056000 - row * 0.5
+    return shapely.box(x, y - height * 0.5, x + width * 0.5, y)
+
+
+def save(path: Path, shapes: list[Any], crs: Any = UTM, **columns: Any) -> str:
+    geopandas.GeoDataFrame({**columns}, geometry=shapes, crs=crs).to_file(path)
+    return str(path)
+
+
+def read(file: str, grid: Frame | None = None, rect: Rect = WHOLE, **keys: Any) -> Any:
+    spec = Labels.model_validate({"files": [file], **keys})
+    return VectorLayer(read_features(file, spec, CODES), spec, CODES, grid or frame()).read(rect)
+
+
+@pytest.mark.parametrize(
+    ("crs", "ending"),
+    [("EPSG:32645", ".gpkg"), ("EPSG:4326", ".geojson"), ("EPSG:3857", ".fgb"), ("EPSG:4326", ".shp")],
+)
+def test_polygons_in_any_crs_are_burnt_where_they_lie(tmp_path: Path, crs: str, ending: str) -> None:
+    shapes = [box(10, 20, 31, 13), box(50, 60, 20, 40)]
+    there = geopandas.GeoSeries(shapes, crs=UTM).to_crs(crs).tolist()
+    found = read(save(tmp_path / f"a{ending}", there, crs), **{"class": "building"})
+    truth = rasterize(shapes, WHOLE.shape, transform=Affine(*frame().transform))
+    assert truth.sum() == 31 * 13 + 20 * 40
+    np.testing.assert_array_equal(found == 1, truth == 1)
+    assert (found[truth == 0] == UNKNOWN).all()
+
+
+def test_windows_are_crops_of_the_whole(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    shapes = [
+        shapely.affinity.rotate(box(*rng.uniform(0, 100, 2), *rng.uniform(3, 30, 2)), rng.uniform(0, 90))
+        for _ in range(40)
+    ]
+    file = save(tmp_path / "a.gpkg", shapes, kind=[("building", "road")[k % 2] for k in range(40)])
+    keys = {"column": "kind", "values": {"building": "building", "road": "road"}, "border_m": 0.7}
+    whole = read(file, **keys)
+    assert {UNKNOWN, 1, 2, IGNORED} == set(np.unique(whole).tolist())
+    for _ in range(20):
+        y, x = (int(v) for v in rng.integers(0, 90, 2))
+        rect = Rect(y, x, min(y + 37, 120), min(x + 23, 100))
+        np.testing.assert_array_equal(read(file, rect=rect, **keys), whole[rect.slices_in(WHOLE)])
+
+
+def test_what_values_lists_first_lies_on_top(tmp_path: Path) -> None:
+    file = save(tmp_path / "a.gpkg", [box(0, 0, 20, 20), box(10, 10, 20, 20)], kind=[5, 7])
+    one = read(file, column="kind", values={"5": "building", "7": "road"})
+    other = read(file, column="kind", values={"7": "road", "5": "building"})
+    assert (one[15, 15], other[15, 15]) == (1, 2)
+    assert (one[5, 5], one[25, 25]) == (1, 2)
+
+
+@pytest.mark.parametrize(("epsg", "latitude"), [(3857, 60.0), (4326, 60.0), (32633, 0.0)])
+def test_widths_are_metres_on_the_ground(tmp_path: Path, epsg: int, latitude: float) -> None:
+    # half a metre a pixel on the ground: in Web Mercator at 60° that is a metre of the map, in degrees they differ
+    size = {3857: (1.0, 1.0), 4326: (0.5 / 55800.0, 0.5 / 111412.0), 32633: (0.5, 0.5)}[epsg]
+    corner = {3857: (1.0e6, 8.39974e6), 4326: (10.0, 60.0), 32633: (500000.0, 5.0e5)}[epsg]
+    grid = Frame("s", (100, 100), (size[0], 0, corner[0], 0, -size[1], corner[1]), CRS.from_epsg(epsg).to_wkt(), 0.5)
+    x, y = corner[0] + 50 * size[0], corner[1] - 50 * size[1]
+    down = shapely.LineString([(x, corner[1]), (x, corner[1] - 100 * size[1])])
+    across = shapely.LineString([(corner[0], y), (corner[0] + 100 * size[0], y)])
+    file = save(tmp_path / "a.gpkg", [down, across], CRS.from_epsg(epsg), width=[8.0, 5.0])
+    found = read(file, grid, Rect(0, 0, 100, 100), **{"class": "road", "width_m": "width"}) == 2
+    assert found[10].sum() == pytest.approx(16, abs=1)
+    assert found[:, 10].sum() == pytest.approx(10, abs=1)
+    points = save(tmp_path / "p.gpkg", [shapely.Point(x, y)], CRS.from_epsg(epsg))
+    found = read(points, grid, Rect(0, 0, 100, 100), **{"class": "building", "width_m": 20}) == 1
+    assert found.sum() == pytest.approx(math.pi * 20**2, rel=0.05)
+
+
+def test_contacts_are_the_pixels_near_to_two_buildings(tmp_path: Path) -> None:
+    shapes = [box(10, 10, 20, 30), box(30, 10, 20, 30), box(10, 43, 45, 20), box(80, 90, 5, 5)]
+    file = save(tmp_path / "a.gpkg", shapes)
+    found = read(file, **{"class": "building", "contact": {"distance_m": 1.1}})
+    at = shapely.points(*np.meshgrid(350000 + (np.arange(100) + 0.5) * 0.5, 3056000 - (np.arange(120) + 0.5) * 0.5))
+    near = sum((shapely.distance(at, shape) <= 1.1).astype(int) for shape in shapes)
+    expected = near >= 2
+    assert expected.sum() > 150
+    # a circle is a polygon here, so pixels at its rim may differ
+    assert (found == 3).sum() == pytest.approx(expected.sum(), rel=0.02)
+    assert ((found == 3) & ~expected).sum() == 0
+    inside = rasterize(shapes, WHOLE.shape, transform=Affine(*frame().transform)) == 1
+    assert (found[inside & ~expected] == 1).all()
+
+
+def test_contacts_may_bar_a_class(tmp_path: Path) -> None:
+    file = save(tmp_path / "a.gpkg", [box(10, 10, 20, 30), box(30, 10, 20, 30)])
+    found = read(file, **{"class": "building", "contact": Contact(class_=Not(not_="building"), distance_px=2)})
+    assert found[20, 26:34].tolist() == [1, 1, *[partial(1)] * 4, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({}, "nothing tells the features' class"),
+        ({"column": "kind", "values": {"7": "road"}}, "kind has values that the job does not list: none, '5'"),
+        ({"column": "kin", "values": {"7": "road"}}, "has no attribute 'kin'; it has kind"),
+        ({"class": "road", "layer": "b"}, "has no layer 'b'; it has a"),
+        ({"colours": {"#ffffff": "road"}}, "`colours` are for rasters"),
+    ],
+)
+def test_layers_that_do_not_fit_are_refused(tmp_path: Path, keys: dict[str, Any], message: str) -> None:
+    file = save(tmp_path / "a.gpkg", [box(0, 0, 9, 9)] * 3, kind=[5.0, 7.0, None])
+    with pytest.raises(LabelError, match=message):
+        read(file, **keys)
+
+
+def test_other_values_may_be_skipped_ignored_or_a_class(tmp_path: Path) -> None:
+    file = save(tmp_path / "a.gpkg", [box(0, 0, 9, 9), box(20, 20, 9, 9)], kind=["a", "b"])
+    for others, value in (("skip", UNKNOWN), ("ignored", IGNORED), ("land", 0), ({"not": "road"}, partial(2))):
+        found = read(file, column="kind", values={"a": "building"}, others=others)
+        assert (found[4, 4], found[24, 24]) == (1, value)
+
+
+def test_lines_need_a_width_and_empty_layers_are_refused(tmp_path: Path) -> None:
+    line = shapely.LineString([(350000, 3056000), (350020, 3055990)])
+    with pytest.raises(LabelError, match=r"a.gpkg: 1 lines have no width; give `width_m`"):
+        read(save(tmp_path / "a.gpkg", [line]), **{"class": "road"})
+    with pytest.raises(LabelError, match=r"b.gpkg: holds no features"):
+        read(save(tmp_path / "b.gpkg", []), **{"class": "road"})
+    with pytest.raises(LabelError, match=r"c.gpkg: holds no feature with a geometry"):
+        read(save(tmp_path / "c.gpkg", [shapely.Polygon()]), **{"class": "road"})
+    (tmp_path / "d.gpkg").write_text("no vectors")
+    with pytest.raises(LabelError, match=r"d.gpkg: not a vector file that can be read"):
+        read(str(tmp_path / "d.gpkg"), **{"class": "road"})
+
+
+def test_metres_need_a_known_pixel_size_and_a_crs_a_georeferenced_scene(tmp_path: Path) -> None:
+    line = save(tmp_path / "a.gpkg", [shapely.LineString([(350000, 3056000), (350020, 3055990)])])
+    nowhere = Frame("s", (50, 50), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), None, None)
+    with pytest.raises(LabelError, match=r"has a CRS \(EPSG:32645\), the scene s has none"):
+        read(line, nowhere, **{"class": "road", "width_m": 4})
+    with pytest.raises(LabelError, match="does not tell its ground sample distance"):
+        read(line, frame(gsd=None), **{"class": "road", "width_m": 4})
+
+
+def test_bow_ties_and_holes(tmp_path: Path) -> None:
+    # an invalid outline is mended, a hole stays open
+    x, y = 350000.0, 3056000.0
+    tie = shapely.Polygon([(x, y), (x + 10, y - 10), (x + 10, y), (x, y - 10)])
+    ring = shapely.Polygon(box(40, 40, 30, 30).exterior, [box(50, 50, 10, 10).exterior])
+    found = read(save(tmp_path / "a.gpkg", [tie, ring]), **{"class": "building"})
+    assert found[10, 2] == 1
+    assert found[2, 10] == UNKNOWN
+    assert (found[45, 45], found[55, 55]) == (1, UNKNOWN)
