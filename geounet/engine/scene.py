@@ -109,7 +109,7 @@ class SceneRun:
         if sections is not None:
             with self._timed("vectors"):
                 features = self._vectors(plan, sections, staging, ledger, {**tags, "date": _stamp(started)}, failed)
-            files["vectors"] = f"{plan.info.name}.gpkg"
+            files |= features.pop("files")
         with self._timed("preview"):
             try:
                 files["preview"] = self._preview(plan, staging, files)
@@ -364,15 +364,25 @@ class SceneRun:
         tags: dict[str, str],
         failed: tuple[BlockId, ...],
     ) -> dict[str, Any]:
+        from geounet.vector import backdrop
         from geounet.vector.build import geopackage
         from geounet.vector.request import DEFAULT_CELL, VectorRequest
 
         card, name = plan.card, plan.info.name
         multilabel = card.head == "multilabel"
+        classes = tuple(card.classes if multilabel else card.mask_classes())
+        below = backdrop.masks(str(self.folder / f"{name}_mask.tif"), classes, multilabel=multilabel)
+        if self.job.outputs.probability:
+            bands = [(info, band) for band, info in enumerate(card.classes, start=1)]
+            below += backdrop.probabilities(str(self.folder / f"{name}_prob.tif"), bands)
+        single = len(plan.info.files) == 1
+        for file in plan.info.files:
+            title = name if single else Path(file).stem
+            below.append(backdrop.scene(file, title, plan.info.band_names if single else ()))
         request = VectorRequest(
             mask=str(staging / f"{name}_mask.tif"),
             probability=str(probability_mosaic(plan.recipe)),
-            classes=tuple(card.classes if multilabel else card.mask_classes()),
+            classes=classes,
             channels={c.code: channel for channel, c in enumerate(card.classes, start=1)},
             layers=sections,
             cell=sections.cell if isinstance(sections.cell, int) else DEFAULT_CELL,
@@ -382,6 +392,8 @@ class SceneRun:
             multilabel=multilabel,
             # Which blocks failed decides the mask, too.
             identity=fingerprint(plan.recipe.fingerprint, [str(block) for block in sorted(failed)]),
+            backdrops=tuple(below),
+            home=self.folder,
         )
         executor = PoolExecutor(self.pool, lambda label, done, total: self.progress.update(label, done, total))
         result: dict[str, Any] = geopackage(request, executor)

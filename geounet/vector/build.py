@@ -12,17 +12,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from geounet.config.card import ClassInfo, Kind
 from geounet.config.job import Buildings, Landcover, Roads
 from geounet.errors import JobError, VectorError
 from geounet.types import Executor
-from geounet.vector import geopackage as gpkg
-from geounet.vector import parts, polygons, sieve, skeleton
+from geounet.vector import parts, polygons, sieve, skeleton, writer
 from geounet.vector.attributes import Ground
 from geounet.vector.buildings import FinishBuildings
 from geounet.vector.cells import CellGrid
+from geounet.vector.content import Contents, LayerContent
 from geounet.vector.features import Finish, finish_all
 from geounet.vector.landcover import FinishLandcover
+from geounet.vector.project import Project
 from geounet.vector.request import VectorRequest
 from geounet.vector.roads import roads
 from geounet.vector.schema import BUILDINGS, LANDCOVER, ROAD_EDGES, ROAD_NODES
@@ -82,8 +85,9 @@ def geopackage(request: VectorRequest, executor: Executor) -> dict[str, Any]:
     Returns
     -------
     dict
-        `layers`: features of each layer; `seconds` of each stage; `components` and `driver_bytes_per_component` of each
-        stage that has them; `part_bytes`; `peak_bytes` of this process; `notes`: sentences for the user.
+        `layers`: features of each layer; `files`: names of the files by key; `seconds` of each stage; `components` and
+        `driver_bytes_per_component` of each stage that has them; `part_bytes`; `peak_bytes` of this process; `notes`:
+        sentences for the user.
 
     Raises
     ------
@@ -99,7 +103,7 @@ def geopackage(request: VectorRequest, executor: Executor) -> dict[str, Any]:
     folder = Path(request.work) / request.fingerprint()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {"seconds": {}, "components": {}, "driver_bytes_per_component": {}, "notes": notes}
-    contents: list[gpkg.LayerContent] = []
+    contents: list[LayerContent] = []
     size = 0
 
     for made in (_buildings, _roads, _landcover):
@@ -113,15 +117,23 @@ def geopackage(request: VectorRequest, executor: Executor) -> dict[str, Any]:
             for name, value in facts.items():
                 result[name][found[0].layer.name] = value
     at = time.monotonic()
-    result["layers"] = gpkg.write(request.out, contents, ground.crs, request.metadata)
+    result["layers"], files = writer.write(request.out, request.formats, _contents(request, contents, ground))
+    result["files"] = {key: path.name for key, path in files.items()}
     result["seconds"]["write"] = round(time.monotonic() - at, 3)
     result["seconds"]["total"] = round(time.monotonic() - began, 3)
     result["part_bytes"] = size
-    result["file_bytes"] = request.out.stat().st_size
+    result["file_bytes"] = sum(path.stat().st_size for path in files.values())
     result["peak_bytes"] = _peak()
     for note in notes:
         logger.warning("%s: %s", request.out, note)
     return result
+
+
+def _contents(request: VectorRequest, layers: Sequence[LayerContent], ground: Ground) -> Contents:
+    corners = ground.to_map(np.array([(x, y) for x in (0, ground.cols) for y in (0, ground.rows)]))
+    (xmin, ymin), (xmax, ymax) = (tuple(corners.min(axis=0)), tuple(corners.max(axis=0)))
+    project = Project(request.out.stem, (xmin, ymin, xmax, ymax), request.backdrops, request.home or request.out.parent)
+    return Contents(layers, ground.crs, request.metadata, ground.gsd if ground.known else None, project)
 
 
 def _peak() -> int:
@@ -200,7 +212,7 @@ def _one_class(request: VectorRequest, info: ClassInfo) -> tuple[Plane, Probabil
     return plane, ProbabilityPlane(request.probability, ((1, band),))
 
 
-Made = tuple[list[gpkg.LayerContent], dict[str, Any]]
+Made = tuple[list[LayerContent], dict[str, Any]]
 
 
 def _features(stage: polygons.Stage, finish: Finish, executor: Executor) -> tuple[Sequence[Path], dict[str, Any]]:
@@ -225,7 +237,9 @@ def _buildings(request: VectorRequest, executor: Executor, ground: Ground, grid:
         ground, info.name, section.min_area_m2, section.min_hole_m2, section.tolerance_px, probability is not None
     )
     paths, facts = _features(stage, finish, executor)
-    return [gpkg.LayerContent(BUILDINGS, partial(parts.merged, paths, BUILDINGS.arrow), [info])], facts
+    return [
+        LayerContent(BUILDINGS, partial(parts.merged, paths, BUILDINGS.arrow), [info], probability is not None)
+    ], facts
 
 
 def _roads(request: VectorRequest, executor: Executor, ground: Ground, grid: CellGrid, folder: str) -> Made:
@@ -244,8 +258,8 @@ def _roads(request: VectorRequest, executor: Executor, ground: Ground, grid: Cel
         where = f"road areas over {skeleton.WIDEST} px wide in {made.inexact_cells} cells"
         facts["notes"] = [f"{where}: centre lines there depend on the size of the cells"]
     contents = [
-        gpkg.LayerContent(ROAD_EDGES, made.edge_batches, [info]),
-        gpkg.LayerContent(ROAD_NODES, made.node_batches, [info]),
+        LayerContent(ROAD_EDGES, made.edge_batches, [info], probability is not None),
+        LayerContent(ROAD_NODES, made.node_batches, [info]),
     ]
     return contents, facts
 
@@ -281,7 +295,9 @@ def _landcover(request: VectorRequest, executor: Executor, ground: Ground, grid:
         facts["components"] = seconds["components"]
         facts["driver_bytes_per_component"] = round(seconds["driver_bytes"] / max(1, seconds["components"]), 1)
         facts["part_bytes"] += seconds["part_bytes"]
-    return [gpkg.LayerContent(LANDCOVER, partial(parts.merged, paths, LANDCOVER.arrow), shown)], facts
+    return [
+        LayerContent(LANDCOVER, partial(parts.merged, paths, LANDCOVER.arrow), shown, probability is not None)
+    ], facts
 
 
 def _landcover_values(classes: Sequence[ClassInfo]) -> dict[int, int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from geounet.config.card import ClassInfo
 from geounet.config.job import Vector
 from geounet.errors import VectorError
+from geounet.vector.backdrop import Backdrop
 
 FORMAT = "geounet-vector/1"
 """Changes when the same request gives another result, so that parts of older versions are not reused."""
@@ -38,7 +39,7 @@ class VectorRequest:
     cell
         Side of a vector cell in pixels.
     out
-        The GeoPackage; appears only when complete.
+        The GeoPackage; it and files of other formats beside it appear only when complete.
     work
         Folder for the parts of cells, on storage that all workers share.
     metadata
@@ -47,6 +48,12 @@ class VectorRequest:
         Whether the mask has a band for each class.
     identity
         Names the content of the rasters for reuse of parts; empty: their paths, sizes and times of change.
+    formats
+        Formats of `geounet.vector.writer`.
+    backdrops
+        Rasters that the QGIS project in the GeoPackage shows below the layers, from the top to the bottom.
+    home
+        Folder in which the GeoPackage will lie at last; none: that of `out`.
     """
 
     mask: str
@@ -60,6 +67,9 @@ class VectorRequest:
     metadata: dict[str, str] = field(default_factory=dict)
     multilabel: bool = False
     identity: str = ""
+    formats: tuple[str, ...] = ("gpkg",)
+    backdrops: tuple[Backdrop, ...] = ()
+    home: Path | None = None
 
     def fingerprint(self) -> str:
         """Return a hash of all that the parts depend on.
@@ -71,7 +81,8 @@ class VectorRequest:
         """
         content: list[object] = [FORMAT, self.cell, self.multilabel, self.identity]
         content += [c.model_dump(mode="json") for c in self.classes]
-        content += [sorted(self.channels.items()), self.layers.model_dump(mode="json")]
+        layers = self.layers.model_dump(mode="json", include={"buildings", "roads", "landcover"})
+        content += [sorted(self.channels.items()), layers]
         if not self.identity:
             for name in (self.mask, self.probability):
                 if name is None:

@@ -80,7 +80,7 @@ BUILDINGS = Layer(
             "how the outline was made",
             (
                 ("simplified", "simplified"),
-                ("raw", "raw: simplifying would change it too much"),
+                ("raw", "as in the mask: simplifying would change it too much"),
             ),
         ),
     ),

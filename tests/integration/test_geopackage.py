@@ -178,7 +178,9 @@ def test_qgis_shows_layers_names_and_colours(scene: Any, tmp_path: Path) -> None
     assert found["landcover"][2:4] == ["categorizedSymbol", [c.name for c in CLASSES]]
     assert found["road_edges"][2] == "graduatedSymbol"
     assert len(found["road_edges"][3]) == 5
-    assert found["buildings"][2] == found["road_nodes"][2] == "singleSymbol"
+    assert found["buildings"][2:4] == ["graduatedSymbol", [
+        "below 0.6: look first", "0.6 to 0.7", "0.7 to 0.8", "0.8 to 0.9", "0.9 to 1"]]  # fmt: skip
+    assert found["road_nodes"][2:4] == ["categorizedSymbol", ["dead end", "junction"]]
     # Rendered: grey ground, red houses, green woods, yellow roads.
     shown = {tuple(int(v) for v in key.split(",")): n for key, n in colours.items() if n > 50}
     assert any(r == g == b and r < 7 for r, g, b in shown)

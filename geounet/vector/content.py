@@ -1,0 +1,124 @@
+"""What is written: layers with their features, and how a file of them comes to its name."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyogrio
+
+from geounet.atomic import remove_temporary, temporary_beside
+from geounet.config.card import ClassInfo
+from geounet.errors import VectorError
+from geounet.vector.schema import Layer
+
+if TYPE_CHECKING:
+    from geounet.vector.project import Project
+
+
+@dataclass(frozen=True)
+class LayerContent:
+    """A layer, its features in order (they are numbered from 1), and the classes it shows.
+
+    Attributes
+    ----------
+    batches
+        Called anew for each file that is written; batches have the columns of `layer.arrow`.
+    measured
+        Whether features have a confidence: the style shows it then.
+    """
+
+    layer: Layer
+    batches: Callable[[], Iterator[pa.RecordBatch]]
+    classes: Sequence[ClassInfo]
+    measured: bool = True
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All that goes into the files of one result.
+
+    Attributes
+    ----------
+    layers
+        Written in this order; layers without features are written, too.
+    crs
+        WKT or authority code; none: undefined Cartesian.
+    metadata
+        Of each layer. `date` (ISO 8601) is also the time stamp of what is in the files.
+    gsd
+        Ground sample distance of the raster that the features come from, metres: scales of styles follow it.
+    project
+        The QGIS project that goes into the GeoPackage.
+    """
+
+    layers: Sequence[LayerContent]
+    crs: str | None
+    metadata: dict[str, str] = field(default_factory=dict)
+    gsd: float | None = None
+    project: Project | None = None
+
+    @property
+    def stamp(self) -> str:
+        """Time stamp of the files, as GeoPackages have it.
+
+        Raises
+        ------
+        VectorError
+            If `date` is no ISO 8601 date.
+        """
+        date = self.metadata.get("date")
+        try:
+            moment = datetime.fromisoformat(date) if date else datetime.now(UTC)
+        except ValueError as error:
+            raise VectorError(f"metadata `date`: not an ISO 8601 date: {date!r}") from error
+        if moment.tzinfo is not None:
+            moment = moment.astimezone(UTC)
+        return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+@contextmanager
+def placed(out: Path) -> Iterator[Path]:
+    """Yield a temporary name to write to; what stands there at the end is synced to disk and takes the final name.
+
+    Raises
+    ------
+    VectorError
+        If it cannot be written.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise VectorError(f"{out}: its folder cannot be made ({error.strerror}); give another --out") from error
+    temporary = temporary_beside(out)
+    try:
+        yield temporary
+        with temporary.open("r+b") as file:
+            os.fsync(file.fileno())
+        temporary.replace(out)
+    except (OSError, sqlite3.OperationalError, pyogrio.errors.DataSourceError, pa.ArrowException) as error:
+        raise VectorError(f"{out}: cannot be written ({error}); give a folder that can") from error
+    finally:
+        remove_temporary(temporary)
+
+
+def numbered(content: LayerContent) -> Iterator[pa.RecordBatch]:
+    """Yield the batches of a layer with the numbers of its features in front, for formats that have no numbers."""
+    first = 1
+    schema = numbered_schema(content.layer)
+    for batch in content.batches():
+        fid = pa.array(range(first, first + batch.num_rows), pa.int64())
+        yield pa.RecordBatch.from_arrays([fid, *batch.columns], schema=schema)
+        first += batch.num_rows
+
+
+def numbered_schema(layer: Layer) -> pa.Schema:
+    """Return the schema of `numbered`."""
+    return layer.arrow.insert(0, pa.field("fid", pa.int64(), nullable=False))
