@@ -16,6 +16,7 @@ from rasterio.features import shapes as outlines
 from geounet.config.job import Roads
 from geounet.errors import VectorError
 from geounet.evaluation.matching import Bools, Geometries
+from geounet.labels.frames import on_earth
 from geounet.raster.env import one_line
 from geounet.types import Rect
 from geounet.vector import polygons, skeleton
@@ -60,7 +61,7 @@ def read_shapes(path: Path, layer: str) -> tuple[Geometries, str | None]:
     except (DataSourceError, DataLayerError) as error:
         raise VectorError(f"{path}: layer {layer} cannot be read: {one_line(error)}") from None
     shapes = np.asarray(shapely.from_wkb(wkb)) if wkb is not None else np.empty(0, dtype=object)
-    return shapes[~(shapely.is_missing(shapes) | shapely.is_empty(shapes))], meta.get("crs")
+    return shapes[~(shapely.is_missing(shapes) | shapely.is_empty(shapes))], on_earth(meta.get("crs"))
 
 
 def parts(shapes: Geometries, kinds: tuple[int, ...]) -> Geometries:

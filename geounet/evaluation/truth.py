@@ -19,7 +19,7 @@ import shapely
 from affine import Affine
 from rasterio.features import geometry_mask
 
-from geounet.config.card import PALETTE, ClassInfo, Kind
+from geounet.config.card import ClassInfo, Kind
 from geounet.config.data import Complete, Data, Labels, Not
 from geounet.errors import JobError, LabelError
 from geounet.evaluation.boundary import U8
@@ -108,7 +108,7 @@ def classes_of(predicted: Sequence[ClassInfo], spec: Spec) -> Classes:
     folded = {}
     if (OTHER in named and OTHER not in known) or one_class:
         chosen = [info for info in predicted if info.name in named]
-        rest = ClassInfo(name=OTHER, code=0, colour=PALETTE[0], kind=Kind.background)
+        rest = ClassInfo(name=OTHER, code=0, colour="#dcd8d0", kind=Kind.background)
         infos = [rest, *(info.model_copy(update={"code": i}) for i, info in enumerate(chosen, 1))]
         folded = {info.code: 0 for info in predicted if info.name not in named}
     else:

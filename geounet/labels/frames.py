@@ -145,6 +145,16 @@ def mover(source: str | None, target: str | None) -> Any:
         raise LabelError(f"no transformation between two coordinate systems: {one_line(error)}") from None
 
 
+def on_earth(crs: str | None) -> str | None:
+    """Return a CRS that tells where on Earth things are; None for others, as GeoPackages without a CRS have one."""
+    if crs is None:
+        return None
+    try:
+        return crs if pyproj.CRS.from_user_input(crs).geodetic_crs is not None else None
+    except CRSError:
+        return crs  # unknown to pyproj: whoever transforms says so
+
+
 def overlap(one: tuple[float, ...] | None, other: tuple[float, ...] | None) -> bool:
     """Whether two boxes xmin, ymin, xmax, ymax share ground."""
     if one is None or other is None:

@@ -18,7 +18,7 @@ from rasterio.features import rasterize
 
 from geounet.config.data import Contact, Labels
 from geounet.errors import LabelError
-from geounet.labels.frames import Frame, crs_name, mover
+from geounet.labels.frames import Frame, crs_name, mover, on_earth
 from geounet.labels.values import IGNORED, value_of
 from geounet.raster.env import one_line
 from geounet.types import Rect
@@ -79,7 +79,7 @@ def _table(file: str, layer: str | None, columns: tuple[str, ...]) -> tuple[Any,
     except DataSourceError as error:
         raise LabelError(f"{file}: not a vector file that can be read: {one_line(error)}") from None
     shapes = shapely.from_wkb(wkb) if wkb is not None else np.array([], dtype=object)
-    return shapes, dict(zip([str(n) for n in meta["fields"]], fields, strict=True)), meta.get("crs")
+    return shapes, dict(zip([str(n) for n in meta["fields"]], fields, strict=True)), on_earth(meta.get("crs"))
 
 
 def _text(value: Any) -> str:
