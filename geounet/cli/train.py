@@ -21,9 +21,20 @@ if TYPE_CHECKING:
 )
 @click.option("--out", metavar="DIR", help="Output folder.")
 @click.option("--overwrite", is_flag=True, help="Replace the training of another job.")
+@click.option(
+    "--folds", type=click.IntRange(min=2), metavar="K", help="Cross-validate by blocks: K trainings and their ensemble."
+)
 @click.option("--dry-run", is_flag=True, help="Show scenes, splits, windows, classes and steps; learn nothing.")
 @json_option
-def train(file: str, settings: tuple[str, ...], out: str | None, overwrite: bool, dry_run: bool, as_json: bool) -> None:
+def train(
+    file: str,
+    settings: tuple[str, ...],
+    out: str | None,
+    overwrite: bool,
+    folds: int | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """Learn a model from scenes and labels: a model bundle for `run` comes out.
 
     \b
@@ -33,6 +44,9 @@ def train(file: str, settings: tuple[str, ...], out: str | None, overwrite: bool
 
     The same command goes on where a killed training was, and does nothing for one that is finished. DIR/model is the
     bundle, DIR/log.jsonl, DIR/curves.png and DIR/samples show how it went.
+
+    With --folds each block of the scenes validates in one of K trainings, DIR/fold_0 and so on; DIR/folds.json has
+    their measures with mean and spread, DIR/model is the ensemble of all.
     """
     # Threads that wait by spinning take the processor from those they wait for. Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -43,9 +57,14 @@ def train(file: str, settings: tuple[str, ...], out: str | None, overwrite: bool
         overrides.append(f"out={out}")
     if overwrite:
         overrides.append("run.overwrite=true")
+    if folds is not None:
+        overrides.append(f"split.folds={folds}")
     job = load_train(file, overrides)
     if dry_run:
         _show(job, as_json)
+        return
+    if folds is not None:
+        _folds(job, as_json)
         return
     from geounet.cli.progress import Progress
     from geounet.training.run import train as train_job
@@ -61,6 +80,24 @@ def train(file: str, settings: tuple[str, ...], out: str | None, overwrite: bool
     what = "finished before, nothing to do" if result.unchanged else "done"
     click.echo(f"{job.name}: {what}: {result.bundle.folder}")
     for line in scores(result.metrics):
+        click.echo(line)
+
+
+def _folds(job: TrainJob, as_json: bool) -> None:
+    from geounet.cli.progress import Progress
+    from geounet.training.folds import table, train_folds
+
+    with Progress() as progress:
+        result = train_folds(job, progress)
+    if int(os.environ.get("RANK", "0")) != 0:
+        return
+    if as_json:
+        said = {"folder": str(result.folder), "model": str(result.bundle.folder), "sha256": result.bundle.sha256}
+        click.echo(json.dumps({**said, "unchanged": result.unchanged, **result.summary}, indent=1, ensure_ascii=False))
+        return
+    what = "finished before, nothing to do" if result.unchanged else "done"
+    click.echo(f"{job.name}: {what}: {result.bundle.folder}")
+    for line in table(result.summary):
         click.echo(line)
 
 

@@ -182,6 +182,7 @@ def save_ensemble(
     folder: Path,
     members: Sequence[str | Path],
     *,
+    names: Sequence[str] | None = None,
     name: str | None = None,
     overwrite: bool = False,
     **more: Any,
@@ -194,6 +195,8 @@ def save_ensemble(
         Where to; its parent is made.
     members
         Bundled models' names or paths, in the order in which their probabilities are added.
+    names
+        What their folders are called in the ensemble; else as their own folders, or numbered.
     name
         Of the ensemble; else the folder's.
     overwrite
@@ -212,7 +215,7 @@ def save_ensemble(
     if len(members) < 2:
         raise ModelError(f"{folder}: an ensemble has two members or more, found {len(members)}")
     bundles = [load_bundle(member) for member in members]
-    folders = folder_names(bundles)
+    folders = list(names) if names is not None else folder_names(bundles)
     cards = {where: bundle.card for where, bundle in zip(folders, bundles, strict=True)}
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name).strip("-._")
     card = ensemble_card(name or plain, cards, more)
