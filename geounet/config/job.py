@@ -113,6 +113,29 @@ class Landcover(Section):
 class Vector(Section):
     """Layers of the GeoPackage. A layer that is left out is made if the card has its class; `false` leaves it out."""
 
+    preset: Annotated[
+        Literal["standard", "raw", "detail", "map"],
+        Field(
+            description="what the layers' keys are where they are not given: standard (the defaults), raw (every "
+            "pixel), detail (small things kept), map (generalised for 1:10 000 and smaller)"
+        ),
+    ] = "standard"
+    formats: Annotated[
+        list[Literal["gpkg", "fgb", "parquet"]],
+        Field(
+            min_length=1,
+            description="gpkg: one GeoPackage; fgb, parquet: a FlatGeobuf or GeoParquet file a layer, beside it",
+            json_schema_extra={"uniqueItems": True},
+        ),
+    ] = ["gpkg"]
+    mosaic: Annotated[
+        bool,
+        Strict(),
+        Field(
+            description="also one GeoPackage of all scenes, OUT/<name>.gpkg: nothing cut or doubled where scenes "
+            "meet; an overlap belongs to the first scene that is valid there (implies outputs.probability)"
+        ),
+    ] = False
     cell: Annotated[Positive | Auto, Field(description="side of a vector cell, px")] = "auto"
     buildings: Annotated[
         Buildings | Annotated[bool, Strict()] | None, Field(description="building outlines; false: no such layer")
@@ -124,6 +147,14 @@ class Vector(Section):
         Landcover | Annotated[bool, Strict()] | None,
         Field(description="all classes as a coverage; false: no such layer"),
     ] = None
+
+    @field_validator("formats")
+    @classmethod
+    def _once(cls, formats: list[str]) -> list[str]:
+        twice = sorted({f for f in formats if formats.count(f) > 1})
+        if twice:
+            raise ValueError(f"named twice: {', '.join(twice)}")
+        return formats
 
 
 class Cluster(Section):
@@ -230,6 +261,11 @@ class Job(Section):
     def model_names(self) -> list[str]:
         """Return the models to run, in order."""
         return self.models if self.models is not None else [str(self.model)]
+
+    @property
+    def probability(self) -> bool:
+        """Whether the probability COG is written: asked for, or needed by the mosaic of all scenes."""
+        return self.outputs.probability or (isinstance(self.vector, Vector) and self.vector.mosaic)
 
     @classmethod
     def from_yaml(cls, path: str | Path, overrides: Sequence[str] = ()) -> Job:

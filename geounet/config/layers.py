@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from geounet.config.card import Card, Kind
 from geounet.config.job import Buildings, Job, Landcover, Roads, Vector
+from geounet.config.presets import with_preset
 from geounet.errors import JobError
 
 S = TypeVar("S", Buildings, Roads)
@@ -29,17 +30,20 @@ def resolve_layers(job: Job, card: Card) -> Vector | None:
     asked = job.vector
     return Vector.model_construct(
         cell=asked.cell,
-        buildings=_one_class("buildings", asked.buildings, Buildings(), Kind.building, card),
-        roads=_one_class("roads", asked.roads, Roads(), Kind.road, card),
-        landcover=_landcover(asked.landcover, card),
+        preset=asked.preset,
+        formats=asked.formats,
+        mosaic=asked.mosaic,
+        buildings=_one_class("buildings", asked.buildings, Buildings, Kind.building, card, asked.preset),
+        roads=_one_class("roads", asked.roads, Roads, Kind.road, card, asked.preset),
+        landcover=_landcover(asked.landcover, card, asked.preset),
     )
 
 
-def _one_class(layer: str, asked: S | bool | None, default: S, kind: Kind, card: Card) -> S | bool:
+def _one_class(layer: str, asked: S | bool | None, model: type[S], kind: Kind, card: Card, preset: str) -> S | bool:
     of_kind = [c.name for c in card.classes if c.kind == kind]
     if asked is False or (asked is None and not of_kind):
         return False
-    section = default if asked is None or isinstance(asked, bool) else asked
+    section = with_preset(preset, layer, model, None if asked is None or isinstance(asked, bool) else asked)
     if section.class_ == "auto":
         if not of_kind:
             raise JobError(
@@ -51,7 +55,7 @@ def _one_class(layer: str, asked: S | bool | None, default: S, kind: Kind, card:
     return section
 
 
-def _landcover(asked: Landcover | bool | None, card: Card) -> Landcover | bool:
+def _landcover(asked: Landcover | bool | None, card: Card, preset: str) -> Landcover | bool:
     if asked is False or (asked is None and card.head == "multilabel"):
         return False
     if card.head == "multilabel":
@@ -59,7 +63,7 @@ def _landcover(asked: Landcover | bool | None, card: Card) -> Landcover | bool:
             f"vector.landcover: the classes of the model {card.name} may overlap (multi-label), so they are no "
             "coverage; leave the layer out"
         )
-    section = asked if isinstance(asked, Landcover) else Landcover()
+    section = with_preset(preset, "landcover", Landcover, asked if isinstance(asked, Landcover) else None)
     for name in section.classes or ():
         _check_class("vector.landcover.classes", name, [c.name for c in card.mask_classes()], card)
     return section

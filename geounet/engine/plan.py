@@ -204,12 +204,14 @@ def pixel_key(job: Job, bundle: Bundle, info: SceneInfo, spec: SceneSpec) -> str
 def job_key(job: Job, pixels: str) -> str:
     """Return the identity of a scene's finished output."""
     settings = job.model_dump(mode="json", include={"vector", "max_failed_blocks"}, by_alias=True)
-    return fingerprint(pixels, settings, job.outputs.probability)
+    if isinstance(settings["vector"], dict):
+        del settings["vector"]["mosaic"]  # is about all scenes; what it needs of this one is the probability
+    return fingerprint(pixels, settings, job.probability)
 
 
 def keeps_probability(job: Job) -> bool:
     """Return whether parts hold probabilities: for the probability COG, or for the confidence of features."""
-    return job.outputs.probability or job.vector != "none"
+    return job.probability or job.vector != "none"
 
 
 def check_model(card: Card) -> None:

@@ -101,7 +101,7 @@ class SceneRun:
         tags = self._tags(plan)
         with self._timed("stitch"):
             stitched = self._one(
-                "stitch", stitch, (recipe, plan.info, failed, str(staging), self.job.outputs.probability, tags)
+                "stitch", stitch, (recipe, plan.info, failed, str(staging), self.job.probability, tags)
             )
         files = dict(stitched["files"])
         features: dict[str, Any] = {}
@@ -204,7 +204,7 @@ class SceneRun:
             recipe = self._resolve(spec, info, shape, key, ledger, workers or self.pool.threads() or 1, dry=dry)
             if not dry:
                 ledger.write_record({"recipe": asdict(recipe), "versions": versions(), "scene": info.to_dict()})
-        return Plan(recipe, info, self.bundle.card, ratio, self.job.outputs.probability), ledger
+        return Plan(recipe, info, self.bundle.card, ratio, self.job.probability), ledger
 
     def _name(self) -> str:
         return self.folder.name if self.job.models is None else f"{self.folder.parent.name}/{self.folder.name}"
@@ -372,7 +372,7 @@ class SceneRun:
         multilabel = card.head == "multilabel"
         classes = tuple(card.classes if multilabel else card.mask_classes())
         below = backdrop.masks(str(self.folder / f"{name}_mask.tif"), classes, multilabel=multilabel)
-        if self.job.outputs.probability:
+        if self.job.probability:
             bands = [(info, band) for band, info in enumerate(card.classes, start=1)]
             below += backdrop.probabilities(str(self.folder / f"{name}_prob.tif"), bands)
         single = len(plan.info.files) == 1
@@ -392,6 +392,7 @@ class SceneRun:
             multilabel=multilabel,
             # Which blocks failed decides the mask, too.
             identity=fingerprint(plan.recipe.fingerprint, [str(block) for block in sorted(failed)]),
+            formats=tuple(sections.formats),
             backdrops=tuple(below),
             home=self.folder,
         )
