@@ -39,6 +39,8 @@ _TYPES = {
     ".tif": "image/tiff; application=geotiff",
     ".tiff": "image/tiff; application=geotiff",
     ".gpkg": "application/geopackage+sqlite3",
+    ".fgb": "application/vnd.flatgeobuf",
+    ".parquet": "application/vnd.apache.parquet",
     ".png": "image/png",
     ".jpg": "image/jpeg",
     ".jpeg": "image/jpeg",
@@ -65,7 +67,12 @@ _ASSETS = {
     "style": _Kind("Class names and colours for QGIS", ("metadata",)),
     "aux": _Kind("Class names for GDAL", ("metadata",)),
     "manifest": _Kind("Manifest of the run", ("metadata",)),
-}
+} | {
+    f"{layer}_{key}": _Kind(f"{title} ({name})", ("data",))
+    for layer, title in (("buildings", "Buildings"), ("road_edges", "Roads"), ("road_nodes", "Road nodes"),
+                         ("landcover", "Land cover"))
+    for key, name in (("fgb", "FlatGeobuf"), ("parquet", "GeoParquet"))
+}  # fmt: skip
 """Known asset keys. Others are allowed: they get the role `data` and the type of their ending."""
 
 _SHA256_MULTIHASH = "1220"

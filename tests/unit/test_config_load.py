@@ -87,7 +87,10 @@ def test_deep_nesting_is_refused_in_one_line(tmp_path: Path) -> None:
         ("max_failed_blocks: -1", "3: max_failed_blocks: found -1, expected a number of at least 0"),
         ("outputs: {probability: 1}", "3: outputs.probability: found 1, expected true or false"),
         ("vector: off", "3: vector: found false (so YAML reads off, no and false"),
-        ("vector: all", "3: vector: found 'all', expected keys (preset, formats, mosaic, cell, buildings, roads, landcover) or none"),
+        (
+            "vector: all",
+            "3: vector: found 'all', expected keys (preset, formats, mosaic, cell, buildings, roads, landcover) or none",
+        ),
         (
             "vector: {roads: 5}",
             "3: vector.roads: found 5, expected keys (class, min_length_m, tolerance_px) or true or false",
