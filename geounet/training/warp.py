@@ -7,7 +7,7 @@ that nothing aliases; what is left, a factor of 0.7 to 1.4, is bilinear.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -46,7 +46,7 @@ class Shape:
     scale: float = 1.0
     angle: float = 0.0
     symmetry: int = 0
-    bend: Floats | None = None
+    bend: Floats | None = field(default=None, compare=False)
     spacing: float = 0.0
 
     def reach(self, zoom: tuple[float, float]) -> tuple[float, float]:
@@ -201,6 +201,7 @@ def _sampled(values: Any, known: Any, grid: Floats) -> tuple[Floats, NDArray[np.
     from torch.nn import functional
 
     planes = values.astype(np.float32, copy=not values.flags.c_contiguous)
+    known = None if known is None or known.all() else known
     if known is not None:
         planes = np.concatenate([planes * known, known[None].astype(np.float32)])
     with torch.inference_mode():

@@ -1,0 +1,132 @@
+"""Sides of scenes and blocks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rasterio import CRS
+
+from geounet.config.data import Split
+from geounet.errors import JobError, LabelError
+from geounet.labels.frames import Frame
+from geounet.training.splits import Candidate, Side, Sides, split
+from geounet.types import Rect
+
+UTM = CRS.from_epsg(32633).to_wkt()
+
+
+def scenes(*names: str, shape: tuple[int, int] = (400, 600)) -> list[Candidate]:
+    return [Candidate(n, n.split("/")[0], Frame(n, shape, (1.0, 0, 0, 0, 1.0, 0), None, None)) for n in names]
+
+
+def dealt(spec: dict[str, Any], found: list[Candidate]) -> list[Sides]:
+    return split(Split.model_validate(spec), found, [[Rect(0, 0, *s.frame.shape)] for s in found])
+
+
+def test_without_a_split_all_pixels_train() -> None:
+    (sides,) = dealt({}, scenes("a"))
+    assert sides.only(Rect(-5, -5, 900, 900)) == Side.train
+    assert sides.mask(Rect(0, 0, 400, 600), Side.train).all()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [("dubai/tile6/*", "tile6"), ("tile6/*", "tile6"), ("dubai/tile6/images/1.jpg", "tile6"), ("nepal", "nepal")],
+)
+def test_scenes_are_named_by_path_or_section(pattern: str, expected: str) -> None:
+    found = scenes("dubai/tile4/images/1.jpg", "dubai/tile6/images/1.jpg", "nepal/x.tif")
+    sides = dealt({"validation": [pattern]}, found)
+    held = [s.name for s, side in zip(found, sides, strict=True) if side.only(Rect(0, 0, 9, 9)) == Side.validation]
+    assert len(held) == 1
+    assert expected in held[0]
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "message"),
+    [
+        ({"validation": ["c*"]}, JobError, r"split.validation: c\* fits no scene; they are a, b"),
+        ({"validation": ["a"], "test": ["a"]}, JobError, "a is for validation and for test"),
+        ({"validation": ["a"], "test": ["b"]}, JobError, "none is left to train on"),
+        (
+            {"validation": 0.5, "block": 4096, "test": ["b"]},
+            JobError,
+            r"1 labelled block.s. of about 4096 px are too few",
+        ),
+    ],
+)
+def test_splits_that_cannot_be_are_refused(spec: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        dealt(spec, scenes("a", "b"))
+
+
+@pytest.mark.parametrize("folds", [2, 3, 5])
+def test_each_block_validates_in_one_fold(folds: int) -> None:
+    found = scenes("a", "b", "c", shape=(700, 512))
+    counts = [np.zeros(s.frame.shape, dtype=int) for s in found]
+    blocks = []
+    for fold in range(folds):
+        sides = dealt({"folds": folds, "fold": fold, "block": 128}, found)
+        for count, side in zip(counts, sides, strict=True):
+            count += side.mask(Rect(0, 0, *count.shape), Side.validation)
+        blocks.append(sum(int((s.table == Side.validation).sum()) for s in sides))
+    assert all((count == 1).all() for count in counts)
+    assert max(blocks) - min(blocks) <= 1
+
+
+def test_shares_of_blocks_do_not_depend_on_other_scenes_order() -> None:
+    found = scenes("a", "b", "c")
+    spec = {"validation": 0.25, "test": 0.125, "block": 100, "seed": 3}
+    sides = dealt(spec, found)
+    tables = np.concatenate([s.table.ravel() for s in sides])
+    assert (tables == Side.validation).mean() == 0.25
+    assert (tables == Side.test).mean() == pytest.approx(0.125, abs=0.01)
+    again = dealt(spec, found[::-1])[::-1]
+    assert all((one.table == other.table).all() for one, other in zip(sides, again, strict=True))
+    other = dealt({**spec, "seed": 4}, found)
+    assert any((one.table != two.table).any() for one, two in zip(sides, other, strict=True))
+
+
+def test_blocks_without_labels_are_not_dealt_out() -> None:
+    (scene,) = scenes("a", shape=(1000, 1000))
+    (sides,) = split(Split(validation=0.5, block=100), [scene], [[Rect(0, 0, 100, 400)]])
+    assert (sides.table[1:] == Side.train).all()
+    assert sorted(sides.table[0, :4].tolist()) == [0, 0, 1, 1]
+
+
+@given(st.data())
+def test_only_and_mask_agree(data: st.DataObject) -> None:
+    spec = {"validation": 0.3, "test": 0.1, "block": 64, "margin": data.draw(st.sampled_from([0, 7, 64]))}
+    (sides,) = dealt(spec, scenes("a", shape=(300, 260)))
+    y, x = data.draw(st.integers(0, 299)), data.draw(st.integers(0, 259))
+    rect = Rect(y, x, data.draw(st.integers(y + 1, 300)), data.draw(st.integers(x + 1, 260)))
+    masks = {side: sides.mask(rect, side) for side in Side}
+    assert (sum(m.astype(int) for m in masks.values()) <= 1).all()
+    only = sides.only(rect)
+    if only is not None:
+        assert masks[only].all()
+    # what trains keeps the margin: every held-out pixel is further away than that
+    held = sides.mask(Rect(0, 0, 300, 260), Side.validation) | sides.mask(Rect(0, 0, 300, 260), Side.test)
+    m = spec["margin"]
+    assert isinstance(m, int)
+    for row, col in np.argwhere(masks[Side.train])[:20].tolist():
+        y0, x0 = max(0, rect.y0 + row - m), max(0, rect.x0 + col - m)
+        assert not held[y0 : rect.y0 + row + m + 1, x0 : rect.x0 + col + m + 1].any()
+
+
+def placed(name: str, x: float, crs: str = UTM) -> Candidate:
+    return Candidate(name, name, Frame(name, (400, 600), (0.5, 0, x, 0, -0.5, 5800000.0), crs, 0.5))
+
+
+def test_one_ground_is_on_one_side() -> None:
+    found = [placed("a", 400000), placed("b", 400200), placed("c", 400600)]
+    with pytest.raises(LabelError, match="a and b show the same ground, but are split into train and validation"):
+        dealt({"validation": ["b"]}, found)
+    with pytest.raises(LabelError, match="show the same ground"):
+        dealt({"validation": 0.5, "block": 100}, found)
+    assert len(dealt({"validation": ["c"]}, found)) == 3
+    # neighbours that share an edge show different ground
+    assert len(dealt({"validation": ["b"]}, [placed("a", 400000), placed("b", 400300)])) == 2
