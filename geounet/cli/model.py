@@ -56,7 +56,7 @@ def list_(networks: bool, as_json: bool) -> None:
         return
     for bundle in bundles:
         card = bundle.card
-        gsd = f"{card.gsd:g} m" if card.gsd else "any resolution"
+        gsd = card.resolution or "any resolution"
         click.echo(f"{card.name}  {card.network}, {gsd}, {len(card.input.bands)} bands: "
                    f"{', '.join(c.name for c in card.mask_classes())}")  # fmt: skip
     if not bundles:
@@ -220,7 +220,7 @@ def _lines(bundle: Bundle) -> list[str]:
         ("members", ", ".join(f"{b.folder.name} ({b.card.network})" for b in bundle.members)),
         ("bands", ", ".join(bands)),
         ("data type", given.data_type),
-        ("resolution", f"{card.gsd:g} m" if card.gsd else "not said: scenes of any resolution are taken"),
+        ("resolution", card.resolution or "not said: scenes of any resolution are taken"),
         ("tile", f"{tile.size} px{' only' if tile.fixed else f', multiples of {tile.multiple_of}'}"),
         ("classes", f"{card.head}: " + ", ".join(f"{c.code} {c.name} ({c.kind})" for c in card.mask_classes())),
         ("metrics", ", ".join(f"{k} {v}" for k, v in card.metrics.items() if isinstance(v, int | float | str))),

@@ -125,6 +125,10 @@ class Card(_Strict):
     )
     input: InputSpec
     gsd: Annotated[float | None, Field(gt=0, description="ground sample distance it was trained on, metres")] = None
+    gsd_range: Annotated[
+        tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None,
+        Field(description="finest and coarsest ground sample distance, where it was trained on a range; metres"),
+    ] = None
     classes: Annotated[list[ClassInfo], Field(min_length=1, max_length=255)]
     members: Annotated[
         list[str], Field(description="of an ensemble: folders inside the bundle, each a bundle of its own")
@@ -186,6 +190,31 @@ class Card(_Strict):
         if self.head == "binary" and codes != [1]:
             raise ValueError(f"with one sigmoid channel the class has code 1 (0 is the background), found {codes}")
         return self
+
+    @model_validator(mode="after")
+    def _gsds(self) -> Self:
+        if self.gsd_range is not None:
+            low, high = self.gsd_range
+            if low > high:
+                raise ValueError(f"gsd_range: the finest comes first, found {low:g}, {high:g}")
+            if self.gsd is not None and not low <= self.gsd <= high:
+                raise ValueError(f"gsd {self.gsd:g} lies outside of gsd_range {low:g}, {high:g}")
+        return self
+
+    @property
+    def gsds(self) -> tuple[float, float] | None:
+        """Finest and coarsest ground sample distance that it was trained on, metres; None where the card says none."""
+        if self.gsd_range is not None:
+            return self.gsd_range
+        return None if self.gsd is None else (self.gsd, self.gsd)
+
+    @property
+    def resolution(self) -> str | None:
+        """The ground sample distances in words."""
+        if self.gsds is None:
+            return None
+        low, high = (f"{end:.3g}" for end in self.gsds)
+        return f"{low} m" if low == high else f"{low} to {high} m"
 
     @property
     def head(self) -> Literal["softmax", "binary", "multilabel"]:

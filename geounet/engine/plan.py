@@ -81,28 +81,32 @@ def check_data_type(info: SceneInfo, card: Card, job: Job) -> None:
 def choose_grid(info: SceneInfo, card: Card, job: Job) -> tuple[tuple[int, int], float | None]:
     """Return the model grid `(rows, cols)` and the ratio scene GSD / model GSD (None if unknown).
 
+    A model that was trained on a range takes what lies in it (ratio 1); the ratio of others is to the nearer end.
+
     Raises
     ------
     SceneError
         If they differ by over 20 % and the job says `refuse`.
     """
     shape = info.height, info.width
-    if card.gsd is None or info.gsd is None:
-        if job.resample == "auto" and card.gsd is not None:
+    span = card.gsds
+    if span is None or info.gsd is None:
+        if job.resample == "auto" and span is not None:
             raise SceneError(
                 f"{info.files[0]}: its ground sample distance is unknown (no CRS), so it cannot be resampled to the "
-                f"{card.gsd:g} m of the model {card.name}; georeference it, or set resample: never"
+                f"{card.resolution} of the model {card.name}; georeference it, or set resample: never"
             )
         return shape, None
-    ratio = info.gsd / card.gsd
+    nearest = min(max(info.gsd, span[0]), span[1])
+    ratio = info.gsd / nearest
     differs = abs(ratio - 1) > GSD_TOLERANCE
     if differs and job.resample == "refuse":
         raise SceneError(
             f"{info.files[0]}: ground sample distance is {info.gsd:.3g} m, the model {card.name} was trained on "
-            f"{card.gsd:.3g} m; set resample: auto to bring it to the model's, or resample: never to run it as it is"
+            f"{card.resolution}; set resample: auto to bring it to the model's, or resample: never to run it as it is"
         )
     if differs and job.resample == "auto":
-        return model_grid(info, card.gsd), ratio
+        return model_grid(info, nearest), ratio
     return shape, ratio
 
 

@@ -54,11 +54,13 @@ def _common(card: Card) -> dict[str, Any]:
         "classes": [(c.code, c.name, c.kind.value) for c in card.classes],
         "bands": card.input.bands,
         "data_type": card.input.data_type,
-        "gsd": card.gsd,
+        "gsd": card.gsds,
     }
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " to ".join(f"{end:g} m" for end in dict.fromkeys(value))
     if isinstance(value, list):
         return ", ".join(" ".join(str(part) for part in v) if isinstance(v, tuple) else str(v) for v in value)
     return str(value)

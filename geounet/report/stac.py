@@ -232,6 +232,8 @@ def _model(card: Card) -> dict[str, Any]:
         fields["mlm:total_parameters"] = card.total_parameters
     if card.gsd is not None:
         fields["geounet:model_gsd"] = card.gsd
+    if card.gsd_range is not None:
+        fields["geounet:model_gsd_range"] = list(card.gsd_range)
     if card.licence:
         # Of the model; the licence of the results also depends on the imagery, so `license` is left to the caller.
         fields["geounet:model_licence"] = card.licence

@@ -63,6 +63,7 @@ def card_of(job: TrainJob, data: Dataset) -> Card:
             "activation": job.model.activation,
             "input": spec,
             "gsd": data.gsd,
+            "gsd_range": data.gsd_range,
             "classes": job.infos(),
             "tile": TileSpec(size=size, multiple_of=1),
             "licence": job.licence,

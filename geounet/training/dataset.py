@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geounet.config.data import Data
+from geounet.config.data import Augment, Data
 from geounet.config.train import TrainJob
 from geounet.errors import JobError, LabelError, SceneError
 from geounet.labels.frames import Frame
@@ -69,6 +69,8 @@ class Dataset:
         Stored type of the scenes.
     gsd : float or None
         Ground sample distance of the windows, metres: the job's, or that of most training pixels.
+    gsd_range : tuple of float or None
+        Finest and coarsest ground sample distance of training windows, with their change of scale; metres.
     ranges : Ranges
         Normalisation of the bands; `ranges.scaling()` as a card has it.
     codes : dict of str to int
@@ -89,6 +91,7 @@ class Dataset:
     bands: tuple[str, ...]
     dtype: str
     gsd: float | None
+    gsd_range: tuple[float, float] | None
     ranges: Ranges
     codes: dict[str, int]
     partial: bool
@@ -159,6 +162,7 @@ def load_data(job: TrainJob, ranges: Ranges | None = None) -> Dataset:
         bands=bands,
         dtype=dtype,
         gsd=job.gsd if job.gsd is not None else _usual_gsd(sources, ours[Side.train]),
+        gsd_range=_gsd_range(job, sources, ours[Side.train], dict(zip(sections, augments, strict=True))),
         ranges=ranges,
         codes=codes,
         partial=bool(counts[is_partial(np.arange(256))].any()),
@@ -339,6 +343,23 @@ def _usual_gsd(sources: Sequence[Source], cells: Sequence[Cells]) -> float | Non
     order = sorted((float(gsd), pixels) for gsd, pixels in pairs if gsd is not None)
     sums = np.cumsum([pixels for _, pixels in order])
     return round(order[int(np.searchsorted(sums, sums[-1] / 2))][0], 4)
+
+
+def _gsd_range(
+    job: TrainJob, sources: Sequence[Source], cells: Sequence[Cells], augments: dict[int, Augment]
+) -> tuple[float, float] | None:
+    """Return the finest and coarsest ground sample distance of training windows; None: not all are known."""
+    ends: list[float] = []
+    for source, found in zip(sources, cells, strict=True):
+        if not len(found.corner):
+            continue
+        gsd = job.gsd if job.gsd is not None else source.frame.gsd
+        if gsd is None:
+            return None
+        scale = augments[source.data].scale
+        zooms = [1.0] if scale is None else [*scale.range, *([1.0] if scale.chance < 1 else [])]
+        ends += [gsd / zoom for zoom in zooms]
+    return (round(min(ends), 4), round(max(ends), 4)) if ends else None
 
 
 def _tallies(job: TrainJob, names: Sequence[str], sources: Sequence[Source], ours: dict[Side, list[Cells]],

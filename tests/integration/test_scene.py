@@ -244,6 +244,22 @@ def test_scenes_that_do_not_fit_are_refused(bundle: Bundle, tmp_path: Path) -> N
     run(four, bundle, tmp_path / "out", "bands=3,2,1", "vector=none")
 
 
+def test_a_model_of_a_range_takes_what_lies_in_it(tmp_path: Path) -> None:
+    values = np.random.default_rng(2).integers(20, 250, (3, 96, 96)).astype(np.uint8)
+    (bundle,) = models_of(tmp_path, {"gsd": None, "gsd_range": (0.2, 0.8)})
+    sizes = {}
+    for gsd in (0.1, 0.17, 0.5, 0.95, 1.6):
+        path = write_scene(tmp_path / f"{gsd}.tif", values, transform=rasterio.Affine(gsd, 0, 5e5, 0, -gsd, 5e6))
+        out = tmp_path / f"out_{gsd}"
+        if gsd in (0.1, 1.6):
+            with pytest.raises(SceneError, match=r"trained on 0\.2 to 0\.8 m"):
+                run(path, bundle, out, "vector=none")
+        done = run(path, bundle, out, "vector=none", "resample=auto")
+        sizes[gsd] = done["grid"]["model_grid"][0]
+        assert mask(out, str(gsd)).shape == (1, 96, 96)
+    assert sizes == {0.1: 48, 0.17: 96, 0.5: 96, 0.95: 96, 1.6: 192}
+
+
 def test_bands_are_found_by_name(bundle: Bundle, tmp_path: Path) -> None:
     values = np.random.default_rng(2).integers(20, 250, (4, 64, 64)).astype(np.uint8)
     plain = write_scene(tmp_path / "plain.tif", values[[2, 1, 0]])

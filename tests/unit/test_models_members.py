@@ -152,7 +152,7 @@ def test_members_of_one_name_are_numbered(members: list[Bundle], tmp_path: Path)
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"gsd": 0.5}, r"member fold_1 has gsd 0.5, the ensemble None; members must agree"),
+        ({"gsd": 0.5}, r"member fold_1 has gsd 0.5 m, the ensemble None; members must agree"),
         ({"activation": "sigmoid"}, "member fold_1 has activation sigmoid, the ensemble softmax"),
         ({"classes": card(channels=3).classes}, "member fold_1 has classes 0 land background, 1 building building, 2"),
         ({"input": card(bands=2).input}, "member fold_1 has bands red, green, the ensemble red, green, blue"),
