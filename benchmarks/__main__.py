@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.harness import note
 
-NAMES = ("speed", "overhead", "reference", "seams", "precision", "memory", "tiles")
+NAMES = ("speed", "overhead", "reference", "seams", "precision", "memory", "tiles", "training")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -123,7 +123,7 @@ def train(job: TrainJob, progress: Progress | None = None) -> TrainResult:
             "fingerprint": about.fingerprint(job, data),
             "device": ranks.device.partition(":")[0],
             "precision": precision,
-            "threads": _threads(job, ranks),
+            "threads": threads_of(job),
             "processes": ranks.world,
             "versions": about.versions(),
         }
@@ -362,7 +362,8 @@ def class_weights(job: TrainJob, counts: NDArray[np.int64]) -> list[float] | Non
     return [value * len(raw) / sum(raw) for value in raw]
 
 
-def _threads(job: TrainJob, ranks: Ranks) -> int:
+def threads_of(job: TrainJob) -> int:
+    """Return how many threads a process computes with on a CPU: `auto` shares the cores among those of this machine."""
     if job.run.threads != "auto":
         return job.run.threads
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
