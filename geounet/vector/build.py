@@ -77,10 +77,11 @@ class ProcessExecutor:
                 yield future.result()
 
 
-def geopackage(request: VectorRequest, executor: Executor) -> dict[str, Any]:
+def geopackage(request: VectorRequest, executor: Executor, notes: Sequence[str] = ()) -> dict[str, Any]:
     """Make the GeoPackage of a request.
 
     Parts of cells go to `request.work / <fingerprint>`; those that are there already are used. The caller removes them.
+    `notes` come before those that are found here.
 
     Returns
     -------
@@ -98,11 +99,11 @@ def geopackage(request: VectorRequest, executor: Executor) -> dict[str, Any]:
     """
     began = time.monotonic()
     ground = _ground(request)
-    notes = check_metres(request, ground)
+    said = [*notes, *check_metres(request, ground)]
     grid = CellGrid(ground.rows, ground.cols, request.cell)
     folder = Path(request.work) / request.fingerprint()[:16]
     folder.mkdir(parents=True, exist_ok=True)
-    result: dict[str, Any] = {"seconds": {}, "components": {}, "driver_bytes_per_component": {}, "notes": notes}
+    result: dict[str, Any] = {"seconds": {}, "components": {}, "driver_bytes_per_component": {}, "notes": said}
     contents: list[LayerContent] = []
     size = 0
 
@@ -113,7 +114,7 @@ def geopackage(request: VectorRequest, executor: Executor) -> dict[str, Any]:
         if found:
             result["seconds"][found[0].layer.name] = round(time.monotonic() - at, 3)
             size += facts.pop("part_bytes", 0)
-            notes += facts.pop("notes", [])
+            said += facts.pop("notes", [])
             for name, value in facts.items():
                 result[name][found[0].layer.name] = value
     at = time.monotonic()
@@ -124,7 +125,7 @@ def geopackage(request: VectorRequest, executor: Executor) -> dict[str, Any]:
     result["part_bytes"] = size
     result["file_bytes"] = sum(path.stat().st_size for path in files.values())
     result["peak_bytes"] = _peak()
-    for note in notes:
+    for note in said:
         logger.warning("%s: %s", request.out, note)
     return result
 
