@@ -1,14 +1,21 @@
-"""docs/jobs.md lists every key of the job file; it is generated from the models (GEOUNET_WRITE_DOCS=1 rewrites it)."""
+"""Pages list every key of a file; the lists are generated from the models (GEOUNET_WRITE_DOCS=1 rewrites them)."""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
+from geounet.config.document import parse
 from geounet.config.schema import job_schema
+from geounet.config.train import parse_train
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "jobs.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE = DOCS / "jobs.md"
+TRAINING = DOCS / "training.md"
+LEAVES = {"BandSet", "Chance", "Kind", "Not"}
+"""Sections whose keys are told where they are used."""
 
 HEAD = """# The job file
 
@@ -24,8 +31,10 @@ schema, `geounet check JOB.yaml` validates a file without reading a scene.
 def rows(schema: dict[str, Any], node: dict[str, Any], path: str = "") -> list[str]:
     lines = []
     for key, field in node["properties"].items():
-        sections = [f for f in [field, *field.get("anyOf", []), *field.get("allOf", [])] if "$ref" in f]
-        inner = [schema["definitions"][f["$ref"].rsplit("/", 1)[1]] for f in sections]
+        members = [field, *field.get("anyOf", []), *field.get("allOf", [])]
+        members += [entry for m in members if "items" in m for entry in (m["items"], *m["items"].get("anyOf", []))]
+        names = {m["$ref"].rsplit("/", 1)[1]: None for m in members if "$ref" in m}
+        inner = [schema["definitions"][name] for name in names]
         name = f"{path}{key}"
         text = field.get("description") or (inner[0].get("description", "") if inner else "")
         default = (
@@ -33,9 +42,8 @@ def rows(schema: dict[str, Any], node: dict[str, Any], path: str = "") -> list[s
         )
         required = "required" if key in node.get("required", []) else default
         lines.append(f"| `{name}` | {required} | {' '.join(text.split()).replace('|', chr(92) + '|')} |")
-        if name != "scenes":
-            for section in inner:
-                lines += rows(schema, section, f"{name}.")
+        for section in (schema["definitions"][n] for n in names if n not in LEAVES):
+            lines += rows(schema, section, f"{name}.")
     return lines
 
 
@@ -51,3 +59,17 @@ def test_the_page_lists_every_key() -> None:
     if os.environ.get("GEOUNET_WRITE_DOCS"):
         PAGE.write_text(text, encoding="utf-8")
     assert PAGE.read_text(encoding="utf-8") == text, "run the tests with GEOUNET_WRITE_DOCS=1 and look at the change"
+
+
+def test_the_page_about_training_lists_every_key() -> None:
+    schema = job_schema("train")
+    head, rule, _ = TRAINING.read_text(encoding="utf-8").partition("| --- | --- | --- |\n")
+    text = head + rule + "\n".join(rows(schema, schema)) + "\n"
+    if os.environ.get("GEOUNET_WRITE_DOCS"):
+        TRAINING.write_text(text, encoding="utf-8")
+    assert TRAINING.read_text(encoding="utf-8") == text, "run the tests with GEOUNET_WRITE_DOCS=1; look at the change"
+
+
+def test_the_training_jobs_of_the_page_are_valid() -> None:
+    jobs = re.findall(r"^```yaml\n(.*?)^```", TRAINING.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert [len(parse_train(parse(text), "page").data) for text in jobs] == [1, 1, 2]
