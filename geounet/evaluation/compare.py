@@ -198,7 +198,7 @@ class Comparison:
         building = self.classes.of_kind(Kind.building) if "buildings" in self.settings.what else None
         road = self.classes.of_kind(Kind.road) if "roads" in self.settings.what else None
         with mask_reader(self.prediction.mask, self.classes) as mask:
-            truth = self.truth if self.truth.has_pixels else None
+            truth = self.truth if self.truth.has_pixels and self.grid.real else None
             houses = self._both(self._buildings, mask, truth, building)
             streets = self._both(self._roads, mask, truth, road)
             in_pixels = [self._to_pixels(s) for s in (*(houses or ()), *(streets or ()))]
@@ -375,9 +375,9 @@ class Comparison:
     def _networks(self, lines: list[Geometries]) -> Roads:
         truth, found = (graph(self.metric.place(self._to_map(s))) for s in lines)
         tolerance = self.settings.tolerance
-        if not self.settings.metres and self.metric.unit == "m" and self.ground.known:
+        if not self.settings.metres and self.metric.unit == "m" and self.grid.real and self.ground.known:
             tolerance *= self.ground.gsd
-        return Roads(apls(truth, found), topo(truth, found), relaxed.lines(truth, found, tolerance))
+        return Roads(apls(truth, found), topo(truth, found), relaxed.lines(truth, found, tolerance), tolerance)
 
 
 def _moved_by(shapes: Geometries, affine: Affine) -> Geometries:

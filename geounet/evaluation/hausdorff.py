@@ -51,13 +51,23 @@ def between(one: Bools, other: Bools, step: tuple[float, float]) -> tuple[float,
     step
         Length of a pixel along a row and along a column; the result has its unit.
     """
-    along, down = step
-    points = [np.argwhere(mask) * (down, along) for mask in (one, other)]
-    if not len(points[0]) or not len(points[1]):
+    if not one.any() or not other.any():
         return None
-    first, second = (cKDTree(p) for p in points)
-    there = np.asarray(second.query(points[0])[0])
-    return both(there, np.asarray(first.query(points[1])[0]))
+    # What both have is at no distance.
+    there, back = (np.zeros(int(mask.sum())) for mask in (one, other))
+    alone = [mask & ~shared for mask, shared in ((one, other), (other, one))]
+    for distances, mine, theirs in ((there, alone[0], other), (back, alone[1], one)):
+        if mine.any():
+            # Points on a grid are spread evenly: a tree that is not balanced is as good, and made sooner.
+            tree = cKDTree(_centres(theirs, step), compact_nodes=False, balanced_tree=False)
+            found = tree.query(_centres(mine, step))[0]
+            distances[: len(found)] = found
+    return both(there, back)
+
+
+def _centres(mask: Bools, step: tuple[float, float]) -> F64:
+    row, col = np.divmod(np.flatnonzero(mask), mask.shape[1])
+    return np.column_stack([row * step[1], col * step[0]])
 
 
 @dataclass

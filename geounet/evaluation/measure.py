@@ -209,12 +209,12 @@ def _cases(
                 f"{prediction.name} has the classes {', '.join(classes.names)}, {cases[0].prediction.name} has "
                 f"{', '.join(cases[0].classes.names)}; evaluate them one after the other"
             )
-        grid, real = _grid(prediction, rasters)
+        grid = _grid(prediction, rasters)
         frame = Frame(prediction.name, (grid.rows, grid.cols), grid.transform, grid.crs, grid.gsd)
         file = Path(prediction.info.files[0]) if prediction.info else Path(f"{prediction.name}.tif")
         if len(found) == 1 and len(rasters) == 1:
             file = Path(f"{rasters[0].stem}.tif")  # nothing to choose: their names need not be alike
-        plane = metric(grid.crs, grid.transform if real else None, grid.bounds)
+        plane = metric(grid.crs, grid.transform if grid.real else None, grid.bounds)
         if cases and cases[0].metric.unit != plane.unit:
             raise JobError(f"{prediction.name}: lengths are in {plane.unit}, of the scenes before in "
                            f"{cases[0].metric.unit}; evaluate scenes with and without a CRS apart")  # fmt: skip
@@ -223,13 +223,13 @@ def _cases(
     return cases
 
 
-def _grid(prediction: Prediction, rasters: Sequence[Path]) -> tuple[Grid, bool]:
-    """Return the pixels of a scene, and whether there are any: of its mask, else of its labels, else a stand-in."""
+def _grid(prediction: Prediction, rasters: Sequence[Path]) -> Grid:
+    """Return the pixels of a scene: of its mask, else of its labels, else one that stands for its vectors."""
     if prediction.mask is not None:
-        return prediction.mask.grid, True
+        return prediction.mask.grid
     if rasters:
         with opened(str(rasters[0])) as dataset:
-            return grid_of(dataset), True
+            return grid_of(dataset)
     assert prediction.vectors is not None
     boxes, crs = [], None
     for layer in layers_of(prediction.vectors):
@@ -241,7 +241,7 @@ def _grid(prediction: Prediction, rasters: Sequence[Path]) -> tuple[Grid, bool]:
     x0, y0 = min(b[0] for b in boxes), min(b[1] for b in boxes)
     x1, y1 = max(b[2] for b in boxes), max(b[3] for b in boxes)
     affine = Affine(max(x1 - x0, 1e-9), 0, x0, 0, -max(y1 - y0, 1e-9), y1)
-    return Grid(1, 1, tuple(float(v) for v in affine[:6]), crs), False  # type: ignore[arg-type]
+    return Grid(1, 1, tuple(float(v) for v in affine[:6]), crs, real=False)  # type: ignore[arg-type]
 
 
 def _compared(number: int, case: Case, labelled: Labelled, settings: Settings, work: Path) -> Any:

@@ -195,7 +195,7 @@ def _roads(scores: Mapping[str, Any], unit: str) -> list[tuple[str, str]]:
          f"{text(scores['apls_truth_to_found'])}, {text(scores['apls_found_to_truth'])}"),
         ("TOPO: F1 (precision, recall)",
          f"{text(scores['topo_f1'])} ({text(scores['topo_precision'])}, {text(scores['topo_recall'])})"),
-        ("Centre lines within tolerance: F1 (precision, recall)",
+        (f"Centre lines within {lines['tolerance']:.2g} {lines['unit']}: F1 (precision, recall)",
          f"{text(lines['f1'])} ({text(lines['precision'])}, {text(lines['recall'])})"),
     ]  # fmt: skip
     if relaxed:

@@ -34,16 +34,21 @@ class Grid:
         `a, b, c, d, e, f` from pixels to coordinates; the identity: no georeference.
     crs
         WKT, or none.
+    real
+        Whether there are such pixels; else it is one that stands for the extent of vectors.
     """
 
     rows: int
     cols: int
     transform: tuple[float, float, float, float, float, float]
     crs: str | None
+    real: bool = True
 
     @property
     def gsd(self) -> float | None:
         """Ground sample distance in metres; none where it is unknown."""
+        if not self.real:
+            return 1.0 if self.crs is not None else None
         return ground_sample_distance(self.crs, Affine(*self.transform), self.cols, self.rows)
 
     @property

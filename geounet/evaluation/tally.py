@@ -89,6 +89,8 @@ class Roads:
     apls: Apls
     topo: Topo
     lines: Relaxed
+    tolerance: float
+    """Of the lines, in the unit of lengths; scenes may differ, this is that of the first."""
 
     def add(self, other: Roads) -> None:
         """Take over what was found in another scene."""
@@ -208,7 +210,7 @@ class Tally:
                 **roads.apls.scores(),
                 **roads.topo.scores(),
                 "relaxed": relaxed,
-                "lines": roads.lines.scores(),
+                "lines": {"tolerance": roads.tolerance, "unit": self.unit, **roads.lines.scores()},
                 f"truth_{self.unit}": roads.lines.truth,
                 f"found_{self.unit}": roads.lines.found,
             }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,8 @@ from geounet.vector.source import U8, opened
 SLAB = 1024
 """Rows that are read at once."""
 
+_SLAB_COLS = 8192
+
 KINDS = {
     Kind.building: ("building", "buildings", "structure", "structures", "roof", "roofs", "house", "houses"),
     Kind.road: ("road", "roads", "street", "streets", "highway", "highways"),
@@ -35,13 +37,24 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Ingested:
-    """A raster as this package takes it; `values` are the raster's own values by class code."""
+    """A raster as this package takes it.
+
+    Attributes
+    ----------
+    mask, probability, classes, channels
+        As in a `VectorRequest`.
+    values
+        The raster's own values by class code.
+    band
+        The raster's band that was taken.
+    """
 
     mask: str
     probability: str | None
     classes: tuple[ClassInfo, ...]
     channels: dict[int, int]
     values: dict[int, int]
+    band: int = 1
 
 
 def kind_of(name: str) -> Kind:
@@ -87,7 +100,8 @@ def class_for(classes: tuple[ClassInfo, ...], kind: Kind) -> ClassInfo:
 
 def _slabs(dataset: Any) -> Iterator[Window]:
     for top in range(0, dataset.height, SLAB):
-        yield Window(0, top, dataset.width, min(SLAB, dataset.height - top))
+        for left in range(0, dataset.width, _SLAB_COLS):
+            yield Window(left, top, min(_SLAB_COLS, dataset.width - left), min(SLAB, dataset.height - top))
 
 
 def _valid(dataset: Any, band: int, window: Window, values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
@@ -110,23 +124,57 @@ def ingest(path: Path, folder: Path, *, band: int = 1) -> Ingested:
     VectorError
         If it cannot be read, or is no class raster.
     """
-    with opened(str(path)) as dataset:
-        _check_band(path, dataset, band)
-        dtype = np.dtype(dataset.dtypes[band - 1])
-        if dtype.kind not in "iu":
-            raise VectorError(
-                f"{path}: band {band} is {dtype}, not a class raster; for a probability raster give --threshold"
-            )
-        found = distinct(path, dataset, band)
-        # Values keep their meaning as codes where they fit.
-        fits = not found or (found[0] >= 0 and found[-1] < MAX_CLASSES)
-        codes = {value: (value if fits else code) for code, value in enumerate(found)}
-        names, colours = described(path, dataset, band)
-        plain = dtype == np.uint8 and fits and band == 1 and dataset.nodata == NODATA
-        plain = plain and [f.name for f in dataset.mask_flag_enums[0]] == ["nodata"]
-        mask = path if plain else _copied(dataset, band, codes, folder / "mask.tif")
-    values = {code: value for value, code in codes.items()}
-    return Ingested(str(mask), None, _classes(values, names, colours), {}, values)
+    return ingest_several([path], folder, band=band)[0]
+
+
+def ingest_several(paths: Sequence[Path], folder: Path, *, band: int = 1) -> list[Ingested]:
+    """Take class rasters that go together: the same value is the same class in all of them. See `ingest`.
+
+    Raises
+    ------
+    JobError
+        If the band does not exist.
+    VectorError
+        If one cannot be read or is no class raster, or a value has different names.
+    """
+    names: dict[int, str] = {}
+    colours: dict[int, tuple[int, int, int]] = {}
+    values: set[int] = set()
+    for path in paths:
+        with opened(str(path)) as dataset:
+            _check_band(path, dataset, band)
+            dtype = np.dtype(dataset.dtypes[band - 1])
+            if dtype.kind not in "iu":
+                raise VectorError(
+                    f"{path}: band {band} is {dtype}, not a class raster; for a probability raster give --threshold"
+                )
+            values.update(distinct(path, dataset, band))
+            its_names, its_colours = described(path, dataset, band)
+        for value, name in its_names.items():
+            if names.setdefault(value, name) != name:
+                raise VectorError(f"{path}: calls the value {value} {name!r}, a raster before it {names[value]!r}")
+        colours = its_colours | colours
+    if len(values) > MAX_CLASSES:
+        raise VectorError(f"{paths[0]}: all rasters together have more than {MAX_CLASSES} different values")
+    found = sorted(values)
+    # Values keep their meaning as codes where they fit.
+    fits = not found or (found[0] >= 0 and found[-1] < MAX_CLASSES)
+    codes = {value: (value if fits else code) for code, value in enumerate(found)}
+    by_code = {code: value for value, code in codes.items()}
+    classes = _classes(by_code, names, colours)
+    taken = []
+    for index, path in enumerate(paths):
+        with opened(str(path)) as dataset:
+            plain = dataset.dtypes[band - 1] == "uint8" and fits and band == 1 and dataset.nodata == NODATA
+            plain = plain and [f.name for f in dataset.mask_flag_enums[0]] == ["nodata"]
+            plain = plain and dataset.count == 1
+            mask = path if plain else _copied(dataset, band, codes, folder / _name("mask", index))
+        taken.append(Ingested(str(mask), None, classes, {}, by_code, band))
+    return taken
+
+
+def _name(what: str, index: int) -> str:
+    return f"{what}.tif" if index == 0 else f"{what}_{index}.tif"
 
 
 def _check_band(path: Path, dataset: Any, band: int) -> None:
@@ -292,4 +340,4 @@ def ingest_probability(
         ClassInfo(name=name, code=1, colour=PALETTE[1], kind=kind),
     )
     stored_at = str(folder / "prob.tif") if within else None
-    return Ingested(str(folder / "mask.tif"), stored_at, classes, {1: 1} if within else {}, {0: 0, 1: 1})
+    return Ingested(str(folder / "mask.tif"), stored_at, classes, {1: 1} if within else {}, {0: 0, 1: 1}, band)
