@@ -61,7 +61,7 @@ class View:
         weights: Tensor | None = None,
         partial: bool = True,
     ) -> None:
-        self.logits = logits.float()
+        self.logits = logits.float().contiguous()  # sums over classes of planes are quicker than of pixels
         self.labels = labels.long()
         self.codes = tuple(codes)
         self.head = head
@@ -105,8 +105,7 @@ class View:
     def log_not(self) -> Tensor:
         """`log(1 - p_k)` of the class k that a partly labelled pixel is not, else 0; `(n, rows, cols)`, softmax."""
         # The sum over the others, not 1 - p: exact also where p is nearly 1.
-        others = self.logits.masked_fill(self.barred, -torch.inf).logsumexp(dim=1)
-        return others - self.logits.logsumexp(dim=1)
+        return self.log_p.masked_fill(self.barred, -torch.inf).logsumexp(dim=1)
 
     @cached_property
     def not_k(self) -> Tensor:
@@ -120,9 +119,10 @@ class View:
 def cross_entropy(view: View, smoothing: float = 0.0) -> Tensor:
     """Cross-entropy, the weighted mean over labelled pixels as torch defines it; partial ones add `-log(1 - p_k)`."""
     labels = view.labels if not view.partial else view.labels.masked_fill(~view.known, IGNORED)
-    total = functional.cross_entropy(
-        view.logits, labels, weight=view.weights, ignore_index=IGNORED, label_smoothing=smoothing, reduction="sum"
-    )
+    total = functional.nll_loss(view.log_p, labels, weight=view.weights, ignore_index=IGNORED, reduction="sum")
+    if smoothing:  # as torch's cross_entropy, whose logarithms cannot be shared with other terms
+        weighted = view.log_p if view.weights is None else view.log_p * view.weights.view(1, -1, 1, 1)
+        total = (1 - smoothing) * total - smoothing / len(view.codes) * (weighted.sum(dim=1) * view.known).sum()
     if view.weights is None:
         count = view.known.sum()
     else:

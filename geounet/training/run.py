@@ -177,6 +177,8 @@ class _Run:
             board = folder / "tensorboard" if job.run.tensorboard else None
             self.log = Log(folder / LOG, self.trainer.step, board)
         self._clock, self._steps, self._waited = time.monotonic(), self.trainer.step, 0.0
+        self._learned = self._clock
+        """When the last validation began: rates are those of learning alone."""
 
     def _loss(self) -> Any:
         terms = [losses.Term(t.name, t.weight, t.options()) for t in self.job.terms()]
@@ -196,6 +198,7 @@ class _Run:
 
     def validate(self, trainer: Trainer) -> Report | None:
         """Measure the network on the validation windows; all processes share the work."""
+        self._learned = time.monotonic()
         if not self.data.validation.count:  # the last weights are as good as any
             return Report(float(trainer.step), {})
         found = self.measured(trainer.result, self.data.validation, self.shown)
@@ -242,7 +245,7 @@ class _Run:
     def validated(self, trainer: Trainer, loss: float, report: Report) -> None:
         """Write the log, the curves and the sample predictions."""
         assert self.log is not None
-        now = time.monotonic()
+        seconds = max(self._learned - self._clock, 1e-9)
         per_step = self.job.sampling.batch * trainer.recipe.accumulate * self.ranks.world
         entry = {
             "step": trainer.step,
@@ -251,8 +254,8 @@ class _Run:
             **report.numbers,
             "best": trainer.best_step == trainer.step,
             "seconds": round(trainer.seconds, 1),
-            "windows_per_s": round((trainer.step - self._steps) * per_step / max(now - self._clock, 1e-9), 2),
-            "waiting": round((trainer.waited - self._waited) / max(now - self._clock, 1e-9), 4),
+            "windows_per_s": round((trainer.step - self._steps) * per_step / seconds, 2),
+            "waiting": round((trainer.waited - self._waited) / seconds, 4),
         }
         self.log.add(entry)
         said = f"step {trainer.step} of {trainer.recipe.steps}: loss {loss:.3f}"
