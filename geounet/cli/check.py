@@ -17,6 +17,7 @@ from geounet.cli.options import json_option
 if TYPE_CHECKING:
     from geounet.config.card import Card
     from geounet.config.job import Job
+    from geounet.config.train import TrainJob
 
 logger = logging.getLogger(__name__)
 
@@ -26,37 +27,45 @@ logger = logging.getLogger(__name__)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any key of the job, as for `run`.")
 @json_option
 def check(file: str, settings: tuple[str, ...], as_json: bool) -> int:
-    """Check a job file without reading a scene.
+    """Check a job file, or a training job, without reading a scene.
 
     Checks syntax, keys and values, that the models exist, that their cards and weights files are whole, and that they
     have the classes that the job names. Patterns of scenes that match nothing are only warned of: scenes may come
-    later. Exit code 2 if `run` would refuse the job.
+    later. Exit code 2 if `run` (or `train`) would refuse the job.
 
     \b
         $ geounet check workflows/quickstart.yaml
+        $ geounet check workflows/train_quick.yaml
     """
     from geounet.config.load import InvalidJobError, load_job
+    from geounet.config.train import is_training, load_train
     from geounet.errors import JobError, ModelError
     from geounet.models.bundle import load_bundle
 
     errors: list[str] = []
     warnings: list[str] = []
     models: list[Card] = []
+    said = ""
     try:
-        job = load_job(file, settings)
+        if is_training(file):
+            training = load_train(file, settings)
+            names = ", ".join(info.name for info in training.infos())
+            said = f"training of {training.name} ({names}) from {len(training.data)} data section(s)"
+        else:
+            job = load_job(file, settings)
     except InvalidJobError as error:
         errors = error.lines
     except JobError as error:
         errors = [str(error)]
     else:
-        for name in job.model_names():
+        for name in () if said else job.model_names():
             try:
                 card = load_bundle(name).card
                 models.append(card)
                 errors += [f"{file}: {problem}" for problem in misfits(job, card)]
             except ModelError as error:
                 errors.append(f"{file}: {error}")
-        warnings = [f"{file}: {warning}" for warning in absent(job)]
+        warnings = [f"{file}: {warning}" for warning in (unlabelled(training) if said else absent(job))]
 
     if as_json:
         result = {"valid": not errors, "errors": errors, "warnings": warnings, "models": [m.name for m in models]}
@@ -67,7 +76,7 @@ def check(file: str, settings: tuple[str, ...], as_json: bool) -> int:
         for line in errors:
             say_error(line)
         if not errors:
-            click.echo(f"{file}: valid · {' · '.join(_summary(job, card) for card in models)}")
+            click.echo(f"{file}: valid · {said or ' · '.join(_summary(job, card) for card in models)}")
     return EXIT_USAGE if errors else 0
 
 
@@ -109,6 +118,17 @@ def absent(job: Job) -> Iterator[str]:
             yield f"{key}: {path}: no such file or folder"
         elif next(glob.iglob(path, recursive=True), None) is None:
             yield f"{key}: {path}: matches no file"
+
+
+def unlabelled(job: TrainJob) -> Iterator[str]:
+    """Yield the files and patterns of a training job that match nothing now."""
+    for number, data in enumerate(job.data):
+        named = [("scenes", pattern) for pattern in data.scenes or ()]
+        named += [(f"labels[{k}].files", p) for k, layer in enumerate(data.labels or ()) for p in layer.files]
+        for key, pattern in named:
+            path = str(Path(job.root) / Path(pattern).expanduser())
+            if not Path(path).exists() and next(glob.iglob(path, recursive=True), None) is None:
+                yield f"data[{number}].{key}: {pattern}: matches no file below {job.root}"
 
 
 def _summary(job: Job, card: Card) -> str:

@@ -15,6 +15,7 @@ from geounet.config.job import Auto, PathText, Positive, Section, Whole
 from geounet.config.load import InvalidJobError, job_text, nearest_origin, resolved
 from geounet.config.override import merge, nested, parse_override
 from geounet.config.problems import problems
+from geounet.errors import JobError
 
 MOST_CLASSES = 100
 """Of a job: codes above stand for partial labels (`geounet.labels.values`)."""
@@ -286,6 +287,15 @@ def _meanings(data: Data) -> list[tuple[str, Not | str]]:
     if data.generated is not None:
         found += [(f"generated.values.{value}", m) for value, m in (data.generated.values or {}).items()]
     return found
+
+
+def is_training(path: str | Path) -> bool:
+    """Whether a file holds a training job rather than a job, as far as it can be read."""
+    try:
+        keys = read(job_text(Path(path)), str(path), numbers=True).data
+    except JobError:
+        return False
+    return "data" in keys or ("classes" in keys and "scenes" not in keys)
 
 
 def load_train(path: str | Path, overrides: Sequence[str] = ()) -> TrainJob:

@@ -131,6 +131,20 @@ def test_scenes_that_are_not_there_yet_are_warned_of(
     ]
 
 
+def test_training_jobs_are_checked_as_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "train.yaml"
+    text = "classes: [land, building]\ndata:\n  - scenes: a.tif\n    labels: [{files: b.tif}]\n"
+    file.write_text(text)
+    assert main(["check", str(file)]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{file}: valid · training of model (land, building) from 1 data section(s)\n"
+    assert "data[0].scenes: a.tif: matches no file below" in err
+    assert "data[0].labels[0].files: b.tif: matches no file below" in err
+    file.write_text(text.replace("files:", "file:"))
+    assert main(["check", str(file)]) == 2
+    assert f"{file}:4: data[0].labels[0].file: unknown key; did you mean" in capsys.readouterr().err
+
+
 def test_doctor_tells_what_a_run_would_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import rasterio
     import torch
