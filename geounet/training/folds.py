@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import statistics
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -23,6 +22,8 @@ from geounet.batch.lock import locked
 from geounet.config.train import TrainJob
 from geounet.errors import ModelError, OutputExistsError
 from geounet.models.bundle import Bundle, load_bundle, save_ensemble
+from geounet.models.device import resolve
+from geounet.training.ranks import joined
 from geounet.training.run import DONE, MODEL, Progress, TrainResult, train
 
 logger = logging.getLogger(__name__)
@@ -78,13 +79,14 @@ def train_folds(job: TrainJob, progress: Progress | None = None) -> FoldsResult:
     if count is None:
         raise ValueError("the job has no split.folds")
     folder = Path(job.out).absolute()
-    first = int(os.environ.get("RANK", "0")) == 0  # of several processes of torchrun, one writes
     if (folder / DONE).exists() and not job.run.overwrite:
         raise OutputExistsError(
             f"{folder}: holds a training without folds; choose another folder (--out), or replace it (--overwrite)"
         )
+    device, _ = resolve(job.run.device, job.run.precision)
     with ExitStack() as stack:
-        if first:
+        ranks = stack.enter_context(joined(device))
+        if ranks.first:
             stack.enter_context(locked(folder / ".folds"))
         results = []
         for number in range(count):
@@ -93,7 +95,7 @@ def train_folds(job: TrainJob, progress: Progress | None = None) -> FoldsResult:
         summary = summarised(job, results)
         bundle = _same(folder, results)
         unchanged = bundle is not None and all(result.unchanged for result in results)
-        if first and not (unchanged and (folder / SUMMARY).exists()):
+        if ranks.first and not (unchanged and (folder / SUMMARY).exists()):
             (folder / DONE).unlink(missing_ok=True)
             metrics = {"measured_on": f"validation of {count} folds", **summary["mean"], "spread": summary["spread"]}
             bundle = save_ensemble(

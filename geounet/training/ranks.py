@@ -63,7 +63,7 @@ class Ranks:
 
 @contextmanager
 def joined(device: str) -> Iterator[Ranks]:
-    """Join the processes that `torchrun` started, if it did.
+    """Join the processes that `torchrun` started, if it did and this one has not joined them yet.
 
     Parameters
     ----------
@@ -85,6 +85,9 @@ def joined(device: str) -> Iterator[Ranks]:
             raise JobError(f"torchrun started {local + 1} processes here for {torch.cuda.device_count()} GPUs")
         device = f"cuda:{local}"
         torch.cuda.set_device(local)
+    if dist.is_initialized():  # by whoever trains several networks in turn: a group cannot be made anew
+        yield Ranks(rank, world, device)
+        return
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
         yield Ranks(rank, world, device)
