@@ -15,11 +15,12 @@ from types import TracebackType
 from typing import Any
 
 from geounet.atomic import write_text
+from geounet.batch import mosaic
 from geounet.batch.lock import locked
 from geounet.batch.scenes import find_scenes
 from geounet.config.job import Job
 from geounet.engine.cluster import Layout, connect
-from geounet.engine.manifest import FORMAT
+from geounet.engine.manifest import FORMAT, read_manifest
 from geounet.engine.plan import check_model, versions
 from geounet.engine.pool import InlinePool, Pool
 from geounet.engine.scene import Progress, SceneRun, Silent
@@ -117,7 +118,10 @@ def run(job: Job, client: Any = None, progress: Progress | None = None) -> RunRe
     started, clock = datetime.now(UTC), time.monotonic()
     progress = progress or Silent()
     runs = scene_runs(job)
+    out = Path(job.outputs.folder).absolute()
     with locked(work_folder(job)), ExitStack() as stack:
+        last = (read_manifest(out) or {}).get("mosaics", [])
+        mosaic.check(job, [run.bundle.card.name for run in runs], last)
         cluster = _Cluster(job, client, stack)
         if not all((scene.folder / "manifest.json").exists() for scene in runs):
             cluster.start()
@@ -137,8 +141,7 @@ def run(job: Job, client: Any = None, progress: Progress | None = None) -> RunRe
                 logger.info("%s: already done", scene.spec.name)
                 entries[index] = _entry(scene, done)
         if todo:
-            connected, layout = cluster.get()
-            pool = Pool(connected, wait_s=job.cluster.wait_s)
+            pool, layout = cluster.pool(), cluster.get()[1]
             for _, several in groupby(todo, key=lambda pair: pair[1].spec.name):
                 models = list(several)
                 for _, scene in models:
@@ -148,7 +151,10 @@ def run(job: Job, client: Any = None, progress: Progress | None = None) -> RunRe
                 for index, scene in models:
                     entries[index] = _run_one(scene)
         ordered = [entries[index] for index in range(len(runs))]
+        made = mosaic.mosaics(job, runs, ordered, last, work_folder(job), cluster.pool, progress)
         exit_code = _exit_code(ordered)
+        if exit_code == 0 and any(entry["state"] == "failed" for entry in made):
+            exit_code = 3
         manifest = {
             "format": FORMAT,
             "job": job.model_dump(mode="json", by_alias=True),
@@ -158,9 +164,9 @@ def run(job: Job, client: Any = None, progress: Progress | None = None) -> RunRe
             "seconds": round(time.monotonic() - clock, 2),
             "exit_code": exit_code,
             "scenes": ordered,
+            "mosaics": made,
         }
-        out = Path(job.outputs.folder).absolute()
-        if todo or not (out / "manifest.json").exists():
+        if todo or any(entry["state"] != "unchanged" for entry in made) or not (out / "manifest.json").exists():
             _write(out, manifest)
     return RunResult(exit_code, manifest, out)
 
@@ -171,7 +177,9 @@ class _Cluster:
     def __init__(self, job: Job, client: Any, stack: ExitStack) -> None:
         self._context = connect(job.cluster, job.predict.device, client)
         self._stack = stack
+        self._wait_s = job.cluster.wait_s
         self._starting: Future[Any] | None = None
+        self._pool: Pool | None = None
 
     def start(self) -> None:
         """Begin to connect."""
@@ -186,6 +194,12 @@ class _Cluster:
         assert self._starting is not None
         connected: tuple[Any, Layout | None] = self._starting.result()
         return connected
+
+    def pool(self) -> Pool:
+        """Return the pool of the cluster, the same one every time."""
+        if self._pool is None:
+            self._pool = Pool(self.get()[0], wait_s=self._wait_s)
+        return self._pool
 
     def _leave(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

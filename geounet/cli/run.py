@@ -71,4 +71,14 @@ def summary(manifest: dict[str, Any], out: Path) -> list[str]:
         )
         lines.extend(f"  warning: {warning}" for warning in scene.get("warnings", []))
         lines.extend(f"  {out / path}" for key, path in scene["files"].items() if key not in ("style", "aux"))
+    for mosaic in manifest.get("mosaics", []):
+        count = len(mosaic["scenes"])
+        if mosaic["state"] == "failed":
+            lines.append(f"mosaic of {count} scenes: failed: {mosaic['error']}")
+            continue
+        features = ", ".join(f"{number} {layer}" for layer, number in mosaic.get("features", {}).items())
+        done = "already done, nothing to do" if mosaic["state"] == "unchanged" else f"done in {mosaic['seconds']:.0f} s"
+        lines.append(f"mosaic of {count} scenes: {done}; {features}")
+        lines.extend(f"  warning: {note}" for note in mosaic.get("notes", []))
+        lines.extend(f"  {out / path}" for path in mosaic["files"].values())
     return lines

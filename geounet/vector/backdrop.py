@@ -21,6 +21,9 @@ SIDE = 128
 SAMPLES = 6
 """Values are looked at in `SAMPLES` by `SAMPLES` windows of `SIDE` pixels: scenes may have no overviews."""
 
+MOST = 30
+"""Rasters that a project shows at most."""
+
 LOW, HIGH = 2, 98
 """Percentiles that are drawn black and white."""
 
@@ -42,10 +45,12 @@ class Backdrop:
         `scene`, `mask` (class codes) or `probability` (one band, 0 to 1).
     bands
         1-based: red, green, blue of a scene, or the only one.
-    classes
-        Those of a mask; the only one of a probability.
+    entries
+        `(value, colour, name)` of the classes of a mask, or of the only one of a probability.
     limits
-        Values drawn black and white, of each band of a scene; empty: as they are stored.
+        Values drawn black and white, of each band of a scene; empty: as they are stored. Of a probability: 0 and 1.
+    crs
+        WKT; none: that of the layers.
     alpha
         Band of opacity; none: -1.
     shown
@@ -56,8 +61,9 @@ class Backdrop:
     title: str
     kind: Literal["scene", "mask", "probability"]
     bands: tuple[int, ...] = (1,)
-    classes: tuple[ClassInfo, ...] = ()
+    entries: tuple[tuple[int, str, str], ...] = ()
     limits: tuple[tuple[float, float], ...] = ()
+    crs: str | None = None
     alpha: int = -1
     shown: bool = False
 
@@ -92,7 +98,8 @@ def scene(path: str, title: str, names: Sequence[str] = ()) -> Backdrop:
             kinds = [interpretation.name for interpretation in dataset.colorinterp]
             alpha = kinds.index("alpha") + 1 if "alpha" in kinds else -1
             bands = _natural(dataset, kinds, [name.lower() for name in names])
-            return replace(plain, bands=bands, alpha=alpha, limits=_limits(dataset, bands))
+            crs = dataset.crs.to_wkt() if dataset.crs else None
+            return replace(plain, bands=bands, alpha=alpha, limits=_limits(dataset, bands), crs=crs)
     except VectorError:
         return plain
 
@@ -100,15 +107,28 @@ def scene(path: str, title: str, names: Sequence[str] = ()) -> Backdrop:
 def masks(path: str, classes: Sequence[ClassInfo], *, multilabel: bool = False) -> list[Backdrop]:
     """Return a class raster as a backdrop, or a backdrop for each band of a multi-label one."""
     if not multilabel:
-        return [Backdrop(path, "Mask", "mask", classes=tuple(classes))]
-    shown = [info.model_copy(update={"code": 1}) for info in classes]
-    return [Backdrop(path, f"Mask: {c.name}", "mask", (band,), (c,)) for band, c in enumerate(shown, 1)]
+        return [Backdrop(path, "Mask", "mask", entries=tuple((c.code, c.colour, c.name) for c in classes))]
+    return [
+        Backdrop(path, f"Mask: {c.name}", "mask", (band,), ((1, c.colour, c.name),))
+        for band, c in enumerate(classes, 1)
+    ]
 
 
 def probabilities(path: str, classes: Sequence[tuple[ClassInfo, int]]) -> list[Backdrop]:
     """Return a backdrop for each class and band of a probability raster; background is left out."""
-    wanted = [(info, band) for info, band in classes if info.kind != Kind.background]
-    return [Backdrop(path, f"Probability: {info.name}", "probability", (band,), (info,)) for info, band in wanted]
+    return [
+        Backdrop(path, f"Probability: {info.name}", "probability", (band,), ((1, info.colour, info.name),))
+        for info, band in classes
+        if info.kind != Kind.background
+    ]
+
+
+def probability(path: str, title: str, band: int, info: ClassInfo, *, within: bool) -> Backdrop:
+    """Return one band of scores as a backdrop that is seen at first; `within`: they are between 0 and 1."""
+    plain = Backdrop(path, title, "probability", (band,), ((1, info.colour, info.name),), shown=True)
+    with opened(path) as dataset:
+        crs = dataset.crs.to_wkt() if dataset.crs else None
+        return replace(plain, crs=crs, limits=() if within else _limits(dataset, (band,), always=True))
 
 
 def _natural(dataset: Any, kinds: list[str], names: list[str]) -> tuple[int, ...]:
@@ -121,8 +141,8 @@ def _natural(dataset: Any, kinds: list[str], names: list[str]) -> tuple[int, ...
     return tuple(coloured[:3]) if len(coloured) >= 3 else (1,)
 
 
-def _limits(dataset: Any, bands: Sequence[int]) -> tuple[tuple[float, float], ...]:
-    if all(dataset.dtypes[band - 1] == "uint8" for band in bands):
+def _limits(dataset: Any, bands: Sequence[int], *, always: bool = False) -> tuple[tuple[float, float], ...]:
+    if not always and all(dataset.dtypes[band - 1] == "uint8" for band in bands):
         return ()
     limits = []
     for band in bands:
@@ -183,23 +203,24 @@ def _scene(backdrop: Backdrop) -> ET.Element:
 
 def _mask(backdrop: Backdrop) -> ET.Element:
     entries = [
-        element("paletteEntry", value=str(c.code), color=c.colour.lower(), alpha="255", label=c.name)
-        for c in backdrop.classes
+        element("paletteEntry", value=str(value), color=colour.lower(), alpha="255", label=name)
+        for value, colour, name in backdrop.entries
     ]
     return _renderer("paletted", [element("colorPalette", entries)], band=str(backdrop.bands[0]), alphaBand="-1")
 
 
 def _probability(backdrop: Backdrop) -> ET.Element:
-    colour = backdrop.classes[0].colour.lower() if backdrop.classes else "#e6194b"
-    items = [
-        element("item", value=f"{value:g}", color=colour, alpha=str(alpha), label=f"{value:g}")
-        for value, alpha in ((0, 0), (0.25, 40), (0.5, 110), (0.75, 190), (1, 255))
-    ]
-    ramp = element("colorrampshader", items, colorRampType="INTERPOLATED", classificationMode="1", clip="0",
-                   minimumValue="0", maximumValue="1")  # fmt: skip
+    ((_, colour, _),) = backdrop.entries
+    ((low, high),) = backdrop.limits or ((0.0, 1.0),)
+    items = []
+    for share, alpha in ((0, 0), (0.25, 40), (0.5, 110), (0.75, 190), (1, 255)):
+        value = f"{low + share * (high - low):g}"
+        items.append(element("item", value=value, color=colour.lower(), alpha=str(alpha), label=value))
+    ends = {"minimumValue": f"{low:g}", "maximumValue": f"{high:g}"}
+    ramp = element("colorrampshader", items, colorRampType="INTERPOLATED", classificationMode="1", clip="0", **ends)
     return _renderer(
         "singlebandpseudocolor", [element("rastershader", [ramp])], band=str(backdrop.bands[0]), alphaBand="-1",
-        classificationMin="0", classificationMax="1",
+        classificationMin=ends["minimumValue"], classificationMax=ends["maximumValue"],
     )  # fmt: skip
 
 

@@ -163,7 +163,7 @@ def _raster(backdrop: Backdrop, source: str, contents: Contents) -> _Layer:
             element("id", text=name),
             element("datasource", text=source),
             element("layername", text=backdrop.title),
-            element("srs", [_system(contents.crs)]),
+            element("srs", [_system(backdrop.crs or contents.crs)]),
             element("provider", text="gdal"),
             pipe(backdrop),
             element("blendMode", text="0"),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from geounet.config.card import ClassInfo
 from geounet.config.job import Vector
 from geounet.errors import VectorError
 from geounet.vector.backdrop import Backdrop
+from geounet.vector.mosaic import Mosaic
 
 FORMAT = "geounet-vector/1"
 """Changes when the same request gives another result, so that parts of older versions are not reused."""
@@ -70,6 +71,10 @@ class VectorRequest:
     formats: tuple[str, ...] = ("gpkg",)
     backdrops: tuple[Backdrop, ...] = ()
     home: Path | None = None
+
+    def of_mosaic(self, made: Mosaic) -> VectorRequest:
+        """Return the same request for the rasters of a mosaic."""
+        return replace(self, mask=made.mask, probability=made.probability, identity=made.identity)
 
     def fingerprint(self) -> str:
         """Return a hash of all that the parts depend on.

@@ -11,33 +11,12 @@ import pyogrio
 import pytest
 import shapely
 
-from geounet.cli.main import main
 from geounet.config.card import Kind
 from geounet.errors import VectorError
 from geounet.types import NODATA
 from geounet.vector.ingest import ingest, ingest_probability
 from tests.support.rasters import write
-from tests.support.vectors import CLASSES, GRID, read, town
-
-
-@pytest.fixture(autouse=True)
-def _quiet_logging() -> Any:
-    """Take away the handler that `main` attaches to the root logger."""
-    import logging
-
-    root = logging.getLogger()
-    before, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = before
-    root.setLevel(level)
-
-
-def vectorize(*arguments: object) -> int:
-    """Run the command; returns the exit code."""
-    try:
-        return int(main(["vectorize", *map(str, arguments)]) or 0)  # type: ignore[func-returns-value]
-    except SystemExit as end:
-        return int(end.code or 0)
+from tests.support.vectors import CLASSES, GRID, read, town, vectorize
 
 
 @pytest.fixture
@@ -239,7 +218,7 @@ def test_refusals(mask: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         ((*good, "buildings", "--min-length-m", 2), 2, "--min-length-m"),
         ((*good, "landcover", "--class", "green"), 2, "--classes"),
         ((*good, "landcover", "--classes", "green,sea"), 2, "sea"),
-        ((*good, "buildings", "--min-area-m2", -1), 2, "min-area-m2"),
+        ((*good, "buildings", "--min-area-m2", -1), 2, "min_area_m2: found -1.0, expected a number of at least 0"),
         ((mask, "--out", tmp_path / "x.shp", "--kind", "buildings"), 2, ".gpkg"),
         ((mask, "--kind", "buildings"), 2, "--out"),
     ):

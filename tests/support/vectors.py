@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import shapely
 from rasterio import Affine
 from rasterio.features import shapes
 
+from geounet.cli.main import main
 from geounet.config.card import ClassInfo, Kind
 from geounet.config.job import Vector
 from geounet.types import NODATA, Rect
@@ -127,6 +129,19 @@ def read(path: Path, layer: str) -> dict[str, list[Any]]:
     assert info["geometry_name"] == "geom"
     found: dict[str, list[Any]] = table.to_pydict()
     return found
+
+
+def vectorize(*arguments: object) -> int:
+    """Run `geounet vectorize` in this process; returns the exit code. Logging is left as it was."""
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    try:
+        return int(main(["vectorize", *map(str, arguments)]) or 0)
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
 
 
 def town(size: int = 256, seed: int = 0) -> Any:

@@ -1,0 +1,171 @@
+"""One GeoPackage of all scenes of a job: their masks are taken as one, so nothing is cut or doubled where they meet."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from geounet.config.job import Job, Vector
+from geounet.config.layers import resolve_layers
+from geounet.engine.ledger import fingerprint
+from geounet.engine.plan import versions
+from geounet.engine.pool import InlinePool, Pool, PoolExecutor
+from geounet.engine.scene import Progress, SceneRun
+from geounet.errors import GeounetError, OutputExistsError
+
+logger = logging.getLogger(__name__)
+
+Entries = Sequence[Mapping[str, Any]]
+
+
+def names(job: Job, models: Sequence[str]) -> list[Path]:
+    """Return the GeoPackages of a job's mosaics, one a model; none where no mosaic is asked for."""
+    if not isinstance(job.vector, Vector) or not job.vector.mosaic:
+        return []
+    # The job's name is free text; that of a file is not.
+    name = re.sub(r"[^\w.-]+", "_", job.name)
+    out = Path(job.outputs.folder).absolute()
+    different = dict.fromkeys(models)
+    return [out / (f"{name}.gpkg" if job.models is None else f"{name}_{model}.gpkg") for model in different]
+
+
+def check(job: Job, models: Sequence[str], before: Entries) -> None:
+    """Refuse to start where a mosaic would replace a file that no run of this job made.
+
+    Raises
+    ------
+    OutputExistsError
+        If it is there, and `overwrite` is not set.
+    """
+    known = {file for entry in before for file in dict(entry["files"]).values()}
+    for path in names(job, models):
+        if path.exists() and path.name not in known and not job.outputs.overwrite:
+            raise OutputExistsError(
+                f"{path}: is there and not of this job; set outputs.overwrite: true (--overwrite) to replace it, or "
+                "give the job another name"
+            )
+
+
+def mosaics(
+    job: Job,
+    runs: Sequence[SceneRun],
+    scenes: Entries,
+    before: Entries,
+    work: Path,
+    pool: Callable[[], Pool | InlinePool],
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    """Make the mosaic of each model, unless it is there already.
+
+    Parameters
+    ----------
+    job
+        What was run.
+    runs, scenes
+        Its scenes in order, and what the manifest says of each.
+    before
+        Mosaics of the last run of this output folder.
+    work
+        Where parts go.
+    pool
+        Returns the cluster; called when there is something to do.
+    progress
+        Told what happens.
+
+    Returns
+    -------
+    One entry a mosaic: `name`, `state` (`done`, `unchanged`, `failed`), `key`, `files`, `scenes`, `features`, `notes`,
+    `seconds`, `error`.
+    """
+    bundles = {run.bundle.card.name: run.bundle for run in runs}
+    made = []
+    for path, (model, bundle) in zip(names(job, list(bundles)), bundles.items(), strict=False):
+        here = [(r, s) for r, s in zip(runs, scenes, strict=True) if r.bundle is bundle and s["state"] != "failed"]
+        sections = resolve_layers(job, bundle.card)
+        if not here or sections is None:
+            continue
+        settings = sections.model_dump(mode="json", by_alias=True)
+        key = fingerprint(versions(), settings, [[s["name"], s["key"]] for _, s in here])
+        entry = {"name": path.stem, "model": model, "scenes": [s["name"] for _, s in here], "key": key, "error": None}
+        last = next((e for e in before if e["name"] == path.stem and e.get("key") == key), None)
+        if last is not None and last["files"] and all((path.parent / f).exists() for f in last["files"].values()):
+            logger.info("%s: already done", path.name)
+            made.append({**last, "state": "unchanged"})
+            continue
+        began = time.monotonic()
+        try:
+            report = _make(job, path, here, sections, work / "mosaics" / path.stem, key, pool(), progress)
+        except GeounetError as error:
+            logger.error("%s: %s", path.name, error)
+            made.append({**entry, "state": "failed", "error": str(error), "files": {}})
+            continue
+        made.append(
+            {
+                **entry,
+                "state": "done",
+                "files": report["files"],
+                "features": report["layers"],
+                "notes": report["notes"],
+                "seconds": round(time.monotonic() - began, 2),
+            }
+        )
+    return made
+
+
+def _make(
+    job: Job,
+    path: Path,
+    scenes: Sequence[tuple[SceneRun, Mapping[str, Any]]],
+    sections: Vector,
+    work: Path,
+    key: str,
+    pool: Pool | InlinePool,
+    progress: Progress,
+) -> dict[str, Any]:
+    from geounet.vector import backdrop
+    from geounet.vector.build import geopackage
+    from geounet.vector.mosaic import Piece, mosaic
+    from geounet.vector.request import DEFAULT_CELL, VectorRequest
+
+    out = path.parent
+    card = scenes[0][0].bundle.card
+    multilabel = card.head == "multilabel"
+    classes = tuple(card.classes if multilabel else card.mask_classes())
+    pieces = []
+    below: list[backdrop.Backdrop] = []
+    for run, entry in scenes:
+        mask = str(out / entry["files"]["mask"])
+        stored = entry["files"].get("probability")
+        pieces.append(Piece(mask, None if stored is None else str(out / stored)))
+        below += [backdrop.scene(file, Path(file).stem) for file in run.spec.files]
+    logger.info("%s: %d scenes as one", path.name, len(scenes))
+    joined = mosaic(pieces, work)
+    request = VectorRequest(
+        mask=joined.mask,
+        probability=joined.probability,
+        classes=classes,
+        channels={c.code: channel for channel, c in enumerate(card.classes, start=1)},
+        layers=sections,
+        cell=sections.cell if isinstance(sections.cell, int) else DEFAULT_CELL,
+        out=path,
+        work=work,
+        metadata={
+            "GEOUNET_MODEL": card.name,
+            "GEOUNET_MODEL_SHA256": scenes[0][0].bundle.sha256,
+            "GEOUNET_FINGERPRINT": key,
+            "GEOUNET_INPUT": ", ".join(str(entry["name"]) for _, entry in scenes),
+        },
+        multilabel=multilabel,
+        identity=fingerprint(key, joined.identity),
+        formats=tuple(sections.formats),
+        backdrops=tuple(below[: backdrop.MOST]),
+    )
+    executor = PoolExecutor(pool, lambda label, done, total: progress.update(label, done, total))
+    report: dict[str, Any] = geopackage(request, executor, joined.notes)
+    shutil.rmtree(work)
+    return report

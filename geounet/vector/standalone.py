@@ -1,0 +1,176 @@
+"""Vectors of rasters that exist, from this program or another: what `geounet vectorize` does."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from geounet.config.card import Kind
+from geounet.config.job import Buildings, Landcover, Roads, Vector
+from geounet.config.presets import with_preset
+from geounet.config.problems import problems
+from geounet.errors import JobError, OutputExistsError, VectorError
+from geounet.types import Executor
+from geounet.vector.backdrop import MOST, Backdrop, probability
+from geounet.vector.build import ProcessExecutor, SerialExecutor, geopackage
+from geounet.vector.ingest import Ingested, class_for, find_class, ingest_probability, ingest_several
+from geounet.vector.mosaic import Piece, mosaic
+from geounet.vector.request import DEFAULT_CELL, VectorRequest
+from geounet.vector.schema import BUILDINGS, LANDCOVER, ROAD_EDGES, ROAD_NODES
+from geounet.vector.writer import FORMATS, destinations
+
+SECTIONS = {"buildings": Buildings, "roads": Roads, "landcover": Landcover}
+
+LAYERS = {
+    "buildings": (BUILDINGS.name,),
+    "roads": (ROAD_EDGES.name, ROAD_NODES.name),
+    "landcover": (LANDCOVER.name,),
+}
+"""Layers that each section leads to, in the order in which they are made."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be made of rasters.
+
+    Attributes
+    ----------
+    rasters
+        Several become one mosaic: an overlap belongs to the first that is valid there.
+    out
+        The GeoPackage, or the name that those of other formats follow from.
+    sections
+        Keys of the job file's sections by layer; those left out are of the preset.
+    class_
+        Name or code of the class of buildings or roads; none: by name, or the only class that is not background.
+    threshold
+        The rasters hold probabilities, and the class is where they reach this.
+    band
+        1-based; none: the first, or the one named as the class.
+    """
+
+    rasters: Sequence[Path]
+    out: Path
+    sections: Mapping[str, Mapping[str, Any]]
+    class_: str | None = None
+    threshold: float | None = None
+    band: int | None = None
+    preset: str = "standard"
+    formats: Sequence[str] = ("gpkg",)
+    cell: int = DEFAULT_CELL
+    workers: int = 1
+    overwrite: bool = False
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def vectorize(order: Order) -> dict[str, Any]:
+    """Make the vectors; returns the report of `build.geopackage`.
+
+    Raises
+    ------
+    JobError
+        If the order is wrong.
+    VectorError
+        If a raster cannot be read or a file not be written.
+    """
+    _check(order)
+    order.out.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the output, where there is room for it; parts are of no use afterwards.
+    with tempfile.TemporaryDirectory(prefix=f".{order.out.stem}.", suffix=".tmp", dir=order.out.parent) as folder:
+        work = Path(folder)
+        taken, names = _taken(order, work)
+        first = taken[0]
+        request = VectorRequest(
+            mask=first.mask,
+            probability=first.probability,
+            classes=first.classes,
+            channels=first.channels,
+            layers=Vector.model_construct(**_sections(order, first, names)),
+            cell=order.cell,
+            out=order.out,
+            work=work,
+            metadata={"source": ", ".join(raster.name for raster in order.rasters), **order.metadata},
+            formats=tuple(order.formats),
+            backdrops=tuple(_backdrop(order, *both) for both in zip(order.rasters, taken, strict=True))[:MOST],
+        )
+        notes: tuple[str, ...] = ()
+        if len(taken) > 1:
+            made = mosaic([Piece(t.mask, t.probability) for t in taken], work)
+            request = request.of_mosaic(made)
+            notes = made.notes
+        with ExitStack() as stack:
+            executor: Executor = SerialExecutor()
+            if order.workers > 1:
+                executor = stack.enter_context(ProcessExecutor(order.workers))
+            return geopackage(request, executor, notes)
+
+
+def _check(order: Order) -> None:
+    layers = [layer for kind in order.sections for layer in LAYERS[kind]]
+    endings = {kind.ending: name for name, kind in FORMATS.items()}
+    known = endings.get(order.out.suffix.lower())
+    if known is None:
+        raise JobError(f"--out {order.out}: its ending says no format; give a name that ends in {', '.join(endings)}")
+    for path in destinations(order.out, order.formats, layers).values():
+        if path.exists() and not order.overwrite:
+            raise OutputExistsError(f"{path}: exists; give another name, or --overwrite to replace it")
+    for raster in order.rasters:
+        if not raster.is_file():
+            raise VectorError(f"{raster}: no such file; give a raster that GDAL reads")
+
+
+def _taken(order: Order, work: Path) -> tuple[list[Ingested], dict[str, str]]:
+    """Return the rasters as `build` takes them, and the class of each layer that has one."""
+    kinds = {"buildings": Kind.building, "roads": Kind.road}
+    if order.threshold is None:
+        taken = ingest_several(order.rasters, work, band=order.band or 1)
+        classes, values = taken[0].classes, taken[0].values
+        wanted = [layer for layer in order.sections if layer in kinds]
+        found = {
+            layer: class_for(classes, kinds[layer])
+            if order.class_ is None
+            else find_class(classes, values, order.class_)
+            for layer in wanted
+        }
+        return taken, {layer: info.name for layer, info in found.items()}
+    (layer,) = order.sections
+    kind = kinds.get(layer, Kind.other)
+    name = order.class_ or ("class" if kind == Kind.other else kind.value)
+    taken = [
+        ingest_probability(raster, work / str(index), name, kind, order.threshold, band=order.band)
+        for index, raster in enumerate(order.rasters)
+    ]
+    return taken, {layer: taken[0].classes[1].name} if layer in kinds else {}
+
+
+def _sections(order: Order, first: Ingested, names: Mapping[str, str]) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for layer, keys in order.sections.items():
+        values = dict(keys)
+        if layer in names:
+            values["class"] = names[layer]
+        if "classes" in values:
+            values["classes"] = [find_class(first.classes, first.values, part).name for part in values["classes"]]
+        model: Any = SECTIONS[layer]
+        try:
+            section = model.model_validate(values)
+        except ValidationError as error:
+            raise JobError(f"--kind {layer}: {problems(error, model, values)[0][1]}") from None
+        made[layer] = with_preset(order.preset, layer, model, section)
+    return made
+
+
+def _backdrop(order: Order, raster: Path, taken: Ingested) -> Backdrop:
+    """Return the raster itself below the layers that were made of it."""
+    if order.threshold is None:
+        entries = tuple((taken.values[c.code], c.colour, c.name) for c in taken.classes)
+        return Backdrop(str(raster), raster.stem, "mask", (order.band or 1,), entries, shown=True)
+    _, info = taken.classes
+    within = taken.probability is not None
+    return probability(str(raster), raster.stem, taken.band, info, within=within)

@@ -1,0 +1,171 @@
+"""Several scenes as one: the features of overlapping pieces are those of the whole, by command and by job."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio import Affine
+
+from geounet.batch.mosaic import check, mosaics
+from geounet.batch.run import _entry, scene_runs
+from geounet.cli.run import summary
+from geounet.config.job import Job
+from geounet.config.load import job_from_options
+from geounet.engine.pool import InlinePool
+from geounet.engine.scene import Silent
+from geounet.errors import OutputExistsError
+from geounet.raster.sidecar import write_aux
+from geounet.types import NODATA
+from tests.support.models import small_unet
+from tests.support.rasters import write
+from tests.support.vectors import CLASSES, GRID, LAYERS, read, town, vectorize
+
+WINDOWS = ((0, 0, 150, 160), (60, 100, 196, 156), (140, 0, 116, 140), (30, 20, 100, 120))
+"""Row, column, rows, columns of pieces of a town of 256 px: they overlap, and cover all of it but a corner."""
+
+
+def placed(row: int, col: int) -> Affine:
+    a, b, c, d, e, f = tuple(GRID)[:6]
+    return Affine(a, b, c + a * col, d, e, f + e * row)
+
+
+def test_overlapping_pieces_give_what_the_whole_gives(tmp_path: Path) -> None:
+    mask = town()
+    covered = np.zeros(mask.shape, dtype=bool)
+    pieces = []
+    for index, (row, col, rows, cols) in enumerate(WINDOWS):
+        window = np.s_[row : row + rows, col : col + cols]
+        covered[window] = True
+        pieces.append(tmp_path / f"piece_{index}.tif")
+        write(pieces[-1], mask[window][None], nodata=NODATA, transform=placed(row, col))
+        write_aux(tmp_path / f"piece_{index}.tif.aux.xml", CLASSES)
+    whole = write(tmp_path / "whole.tif", np.where(covered, mask, NODATA)[None], nodata=NODATA, transform=GRID)
+    write_aux(tmp_path / "whole.tif.aux.xml", CLASSES)
+    kinds = ("--kind", "buildings", "--kind", "roads", "--kind", "landcover")
+    assert vectorize(whole, "--out", tmp_path / "whole.gpkg", *kinds) == 0
+    assert vectorize(*pieces, "--mosaic", "--out", tmp_path / "mosaic.gpkg", "--cell", 70, *kinds) == 0
+    for layer in LAYERS:
+        found = read(tmp_path / "mosaic.gpkg", layer)
+        assert len(found["fid"]) > 3
+        assert found == read(tmp_path / "whole.gpkg", layer)
+
+
+def test_classes_of_all_rasters_go_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    left, right = np.full((40, 40), 7, np.int16), np.full((40, 40), 1000, np.int16)
+    right[10:20, 10:20] = -3
+    write(tmp_path / "a.tif", left[None], transform=GRID)
+    write(tmp_path / "b.tif", right[None], transform=placed(0, 30))
+    out = tmp_path / "x.gpkg"
+    arguments = (tmp_path / "a.tif", tmp_path / "b.tif", "--out", out, "--kind", "landcover", "--preset", "raw")
+    assert vectorize(*arguments) == 2
+    assert "--mosaic" in capsys.readouterr().err
+    assert vectorize(*arguments, "--mosaic") == 0
+    found = read(out, "landcover")
+    assert found["class"] == ["7", "1000", "-3"]
+    # The overlap of 10 columns is the first raster's: not even the hole of the second one reaches into it.
+    assert found["area_m2"] == pytest.approx([40 * 40 * 0.09, 30 * 40 * 0.09 - 9, 9], rel=1e-2)
+
+
+def test_probabilities_as_one(tmp_path: Path) -> None:
+    left, right = np.zeros((40, 40), np.float32), np.zeros((40, 40), np.float32)
+    left[10:20, 20:40], right[10:20, 0:20] = 0.75, 0.5
+    write(tmp_path / "a.tif", left[None], transform=GRID)
+    write(tmp_path / "b.tif", right[None], transform=placed(0, 30))
+    out = tmp_path / "x.gpkg"
+    arguments = (tmp_path / "a.tif", tmp_path / "b.tif", "--mosaic", "--out", out, "--kind", "buildings")
+    assert vectorize(*arguments, "--threshold", 0.5, "--preset", "raw") == 0
+    found = read(out, "buildings")
+    # 20 columns of the first, then 10 that only the second has.
+    assert found["area_m2"] == [pytest.approx(300 * 0.09, rel=1e-3)]
+    assert found["confidence"] == [pytest.approx((2 * 191 + 127) / 3 / 254)]
+
+
+FAST = ("predict.device=cpu", "predict.precision=fp32", "tiling.tile=64", "tiling.overlap=16")
+
+
+@pytest.fixture(scope="module")
+def town_job(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A job of two scenes that overlap."""
+    folder = tmp_path_factory.mktemp("job")
+    bundle = small_unet(folder / "small", gsd=0.3)
+    rng = np.random.default_rng(1)
+    values = rng.integers(20, 255, (3, 8, 12)).repeat(16, axis=1).repeat(16, axis=2).astype(np.uint8)
+    for name, cols in (("west", slice(0, 112)), ("east", slice(80, 192))):
+        write(folder / f"{name}.tif", values[:, :, cols], transform=placed(0, cols.start), crs="EPSG:32633")
+
+    def job(*settings: str, out: str = "out") -> Job:
+        scenes = [str(folder / "west.tif"), str(folder / "east.tif")]
+        how = [*FAST, "name=two scenes/1", "vector.mosaic=true", *settings]
+        return job_from_options(scenes, str(bundle.folder), str(folder / out), how)
+
+    return job
+
+
+def done(job: Job) -> list[dict[str, Any]]:
+    entries = []
+    for run in scene_runs(job):
+        run.pool = InlinePool()
+        entries.append(_entry(run, run.finished() or run.run()))
+    return entries
+
+
+def make(job: Job, entries: list[dict[str, Any]], before: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    work = Path(job.outputs.folder) / ".geounet"
+    return mosaics(job, scene_runs(job), entries, before, work, InlinePool, Silent())
+
+
+def test_a_job_makes_one_geopackage_of_all_scenes(town_job: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    job = town_job()
+    out = Path(job.outputs.folder)
+    entries = done(job)
+    assert all("probability" in entry["files"] for entry in entries)
+    (made,) = make(job, entries, [])
+    assert (made["state"], made["files"], made["scenes"]) == (
+        "done", {"vectors": "two_scenes_1.gpkg"}, ["west", "east"])  # fmt: skip
+    assert not (out / ".geounet" / "mosaics" / "two_scenes_1").exists()
+    # Every pixel is counted once: the union of both scenes, the first one's classes where they overlap.
+    masks = {}
+    for name in ("west", "east"):
+        with rasterio.open(out / name / f"{name}_mask.tif") as file:
+            masks[name] = file.read(1)
+    union = np.concatenate([masks["west"], masks["east"][:, 32:]], axis=1)
+    cover = read(out / "two_scenes_1.gpkg", "landcover")
+    assert sum(cover["area_m2"]) == pytest.approx((union != NODATA).sum() * 0.09 / 0.9996**2, rel=1e-3)
+    assert None not in cover["confidence"]
+    lines = summary({"scenes": [], "mosaics": [made]}, out)
+    assert "mosaic of 2 scenes: done" in lines[0]
+    assert lines[-1].endswith("two_scenes_1.gpkg")
+
+    stamp = (out / "two_scenes_1.gpkg").stat().st_mtime_ns
+    (again,) = make(job, entries, json.loads(json.dumps([made])))
+    assert again["state"] == "unchanged"
+    assert (out / "two_scenes_1.gpkg").stat().st_mtime_ns == stamp
+    (fewer,) = make(job, [entries[0], {**entries[1], "state": "failed"}], [made])
+    assert (fewer["state"], fewer["scenes"]) == ("done", ["west"])
+
+
+def test_a_file_of_somebody_else_is_not_replaced(town_job: Any) -> None:
+    job = town_job(out="other")
+    out = Path(job.outputs.folder)
+    out.mkdir(parents=True)
+    (out / "two_scenes_1.gpkg").write_text("mine")
+    with pytest.raises(OutputExistsError, match=r"two_scenes_1\.gpkg: is there"):
+        check(job, ["small"], [])
+    check(job, ["small"], [{"files": {"vectors": "two_scenes_1.gpkg"}}])
+    check(town_job("outputs.overwrite=true", out="other"), ["small"], [])
+
+
+def test_a_mosaic_that_cannot_be_made_is_told(town_job: Any) -> None:
+    job = town_job(out="broken")
+    entries = done(job)
+    mask = Path(job.outputs.folder) / entries[1]["files"]["mask"]
+    mask.write_bytes(mask.read_bytes()[:100])
+    (made,) = make(job, entries, [])
+    assert made["state"] == "failed"
+    assert mask.name in made["error"]
+    assert "failed" in summary({"scenes": [], "mosaics": [made]}, Path(job.outputs.folder))[0]
