@@ -122,8 +122,11 @@ def absent(job: Job) -> Iterator[str]:
 
 def unlabelled(job: TrainJob) -> Iterator[str]:
     """Yield the files and patterns of a training job that match nothing now."""
+    from geounet.config.job import BandSet
+
     for number, data in enumerate(job.data):
-        named = [("scenes", pattern) for pattern in data.scenes or ()]
+        entries = [entry.files if isinstance(entry, BandSet) else [entry] for entry in data.scenes or ()]
+        named = [("scenes", pattern) for patterns in entries for pattern in patterns]
         named += [(f"labels[{k}].files", p) for k, layer in enumerate(data.labels or ()) for p in layer.files]
         for key, pattern in named:
             path = str(Path(job.root) / Path(pattern).expanduser())

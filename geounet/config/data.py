@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from geounet.config.job import Number, PathText, Positive, Section, Whole
+from geounet.config.job import BandSet, Number, PathText, Positive, Section, Whole
 
 Finite = Annotated[Number, Field(allow_inf_nan=False)]
 NonNegative = Annotated[Finite, Field(ge=0)]
@@ -31,6 +31,16 @@ Paths = Annotated[
     BeforeValidator(_listed, json_schema_input_type=Annotated[list[str], Field(min_length=1)] | str),
     Field(min_length=1),
 ]
+
+
+Scenes = Annotated[
+    list[BandSet | PathText],
+    BeforeValidator(
+        _listed, json_schema_input_type=Annotated[list[BandSet | str], Field(min_length=1)] | BandSet | str
+    ),
+    Field(min_length=1),
+]
+"""Files and patterns; scenes whose bands lie in several files."""
 
 
 class Not(Section):
@@ -163,7 +173,9 @@ class Data(Section):
     """Scenes that are labelled in one way."""
 
     name: Annotated[str | None, Field(description="shown in tables; left out: from the files", min_length=1)] = None
-    scenes: Annotated[Paths | None, Field(description="raster files, globs or folders, relative to root")] = None
+    scenes: Annotated[
+        Scenes | None, Field(description="raster files or patterns; {name, files} where bands lie in several files")
+    ] = None
     generated: Annotated[Generated | None, Field(description="made-up scenes, instead of `scenes`")] = None
     labels: Annotated[
         list[Labels] | None, Field(min_length=1, description="layers; the first that knows a pixel decides")

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geounet.config.data import Augment, Data
+from geounet.config.job import BandSet
 from geounet.config.train import TrainJob
 from geounet.errors import JobError, LabelError, SceneError
 from geounet.labels.frames import Frame
@@ -220,26 +221,38 @@ def _worlds(job: TrainJob, data: Data, number: int, codes: dict[str, int]) -> It
 
 def _files(job: TrainJob, data: Data, number: int, codes: dict[str, int], root: Path) -> Iterator[Source]:
     key = f"data[{number}]"
-    paths = expand(data.scenes or [], root, f"{key}.scenes")
+    found = _scenes(data, root, f"{key}.scenes")
     bands = data.bands if data.bands is not None else job.bands
     nodata = data.nodata
     specs, infos = [], []
-    for path in paths:
+    for path, parts in found:
         specs.append(
             SceneSpec(
                 name=path.stem,
-                files=(str(path),),
+                files=tuple(str(part) for part in parts),
                 bands=None if bands is None else tuple(bands),
                 nodata=None if nodata is None else tuple(nodata) if isinstance(nodata, list) else (nodata,),
                 aoi=None if data.aoi is None else str(expand([data.aoi], root, f"{key}.aoi")[0]),
             )
         )
         infos.append(describe(specs[-1]))
+    paths = [path for path, _ in found]
     frames = [Frame.of(_name(path, root), info, data.gsd) for path, info in zip(paths, infos, strict=True)]
     files = tuple(files_of(data, codes, frames, paths, root, key))
-    for spec, info, frame in zip(specs, infos, frames, strict=True):
-        opener = FileOpener(spec, files, data.complete, codes, frame, root)
+    for path, spec, info, frame in zip(paths, specs, infos, frames, strict=True):
+        opener = FileOpener(spec, str(path), files, data.complete, codes, frame, root)
         yield Source(frame.name, number, frame, info.band_names, info.dtype, opener, _zoom(job, frame))
+
+
+def _scenes(data: Data, root: Path, key: str) -> list[tuple[Path, list[Path]]]:
+    """Return what names each scene of a section (its file, or the name given), and its files."""
+    found: dict[Path, list[Path]] = {}
+    for entry in data.scenes or ():
+        if isinstance(entry, BandSet):
+            found[root / entry.name] = expand(entry.files, root, key)
+        else:
+            found.update({path: [path] for path in expand([entry], root, key)})
+    return list(found.items())
 
 
 def _name(path: Path, root: Path) -> str:

@@ -70,6 +70,8 @@ class FileOpener:
     """What opens a scene and its labels: once for every thread."""
 
     spec: SceneSpec
+    name: str
+    """What label files that are no georeferenced rasters call it."""
     files: tuple[Files, ...]
     complete: Complete | None
     codes: dict[str, int]
@@ -78,7 +80,7 @@ class FileOpener:
 
     def __call__(self) -> FileReader:
         """Open the files."""
-        stack = Stack(self.files, self.complete, self.codes, self.frame, self.spec.files[0], self.root)
+        stack = Stack(self.files, self.complete, self.codes, self.frame, self.name, self.root)
         return FileReader(open_scene(self.spec), stack)
 
 

@@ -156,6 +156,22 @@ def test_pictures_without_georeference_and_colour_masks(tmp_path: Path) -> None:
     assert found.gsd_range is None
 
 
+def test_bands_in_several_files_are_one_scene(files: Path) -> None:
+    """The same as the file that holds them all; labels that lie on Earth, and labels by name."""
+    whole = load_data(job(files, {**PLAIN, "scenes": "s0.tif", "labels": [{"files": "s0_labels.tif"}]}))
+    picture = noise(3, *SHAPE, seed=0)
+    picture[:, -20:] = 0
+    for k in range(3):
+        write(files / f"band{k}.tif", picture[k : k + 1], nodata=0)
+    scene = {"name": "town", "files": ["band0.tif", "band1.tif", "band2.tif"]}
+    found = load_data(job(files, {"scenes": scene, "labels": [{"files": "s0_labels.tif"}]}))
+    assert found.scenes[Side.train] == ["town"]
+    np.testing.assert_array_equal(found.train.batch(1).images, whole.train.batch(1).images)
+    write(files / "town.png", halves(), driver="PNG", crs=None, transform=None)
+    found = load_data(job(files, {"scenes": [scene], "labels": [{"files": "town.png"}]}))
+    np.testing.assert_array_equal(found.train.batch(1).labels, whole.train.batch(1).labels)
+
+
 def test_scenes_of_several_pixel_sizes_are_brought_to_one(tmp_path: Path) -> None:
     """The same ground in 0.5 and 1 m gives the same windows at 1 m."""
     ground = np.kron(RNG.integers(40, 200, (3, 40, 40)), np.ones((1, 10, 10))).astype(np.uint8)
