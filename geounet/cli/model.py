@@ -144,7 +144,7 @@ def ensemble(bundle: Path, members: tuple[str, ...], name: str | None, overwrite
     """Combine models to one whose probabilities are the mean of theirs.
 
     Each MEMBER is a bundled model's name or a bundle's path (with a slash); they are copied into BUNDLE. Networks and
-    normalisations may differ; classes, bands, data type, resolution and activation may not. A run takes as long as
+    normalisations may differ; classes, bands, data type and activation may not. A run takes as long as
     those of all members together, but reads the scene once.
 
     \b

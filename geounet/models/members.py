@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,9 @@ from geounet.models.network import margin, stride
 
 if TYPE_CHECKING:
     from geounet.models.bundle import Bundle
+
+
+_ROUNDING = 1e-6  # of ground sample distances that were written to JSON or computed another way
 
 
 def check_members(card: Card, members: Mapping[str, Card], where: str) -> None:
@@ -40,6 +44,11 @@ def check_members(card: Card, members: Mapping[str, Card], where: str) -> None:
                     f"{where}: member {name} has {what} {_shown(value)}, the ensemble {_shown(wanted[what])}; "
                     "members must agree on it"
                 )
+        if not _within(card.gsds, member.gsds):
+            raise ModelError(
+                f"{where}: member {name} was trained on {member.resolution}, the ensemble says "
+                f"{card.resolution or 'any ground sample distance'}; it can only promise what all members know"
+            )
     fixed = {member.tile.size for member in members.values() if member.tile.fixed}
     if fixed and (fixed != {card.tile.size} or not card.tile.fixed):
         sizes = ", ".join(str(size) for size in sorted(fixed))
@@ -54,13 +63,40 @@ def _common(card: Card) -> dict[str, Any]:
         "classes": [(c.code, c.name, c.kind.value) for c in card.classes],
         "bands": card.input.bands,
         "data_type": card.input.data_type,
-        "gsd": card.gsds,
     }
 
 
+def _within(span: tuple[float, float] | None, known: tuple[float, float] | None) -> bool:
+    """Return whether a member knows the ground sample distances of the ensemble."""
+    if known is None:
+        return True
+    return span is not None and known[0] * (1 - _ROUNDING) <= span[0] and span[1] <= known[1] * (1 + _ROUNDING)
+
+
+def _gsds(members: Mapping[str, Card]) -> dict[str, Any]:
+    """Return `gsd` and `gsd_range` of an ensemble: the ground sample distances that every member knows.
+
+    Members of a cross-validation know ranges that differ, as the scenes do that each was trained on.
+
+    Raises
+    ------
+    ModelError
+        If there are none.
+    """
+    spans = [member.gsds for member in members.values() if member.gsds is not None]
+    if not spans:
+        return {"gsd": None, "gsd_range": None}
+    low, high = max(span[0] for span in spans), min(span[1] for span in spans)
+    if low > high * (1 + _ROUNDING):
+        said = ", ".join(f"{name} {member.resolution}" for name, member in members.items())
+        raise ModelError(f"members were trained on different ground sample distances: {said}")
+    usual = [member.gsd for member in members.values() if member.gsd is not None]
+    high = max(low, high)
+    gsd = min(max(statistics.median(usual), low), high) if usual else None
+    return {"gsd": gsd, "gsd_range": (low, high) if low < high else None}
+
+
 def _shown(value: Any) -> str:
-    if isinstance(value, tuple):
-        return " to ".join(f"{end:g} m" for end in dict.fromkeys(value))
     if isinstance(value, list):
         return ", ".join(" ".join(str(part) for part in v) if isinstance(v, tuple) else str(v) for v in value)
     return str(value)
@@ -114,6 +150,7 @@ def ensemble_card(name: str, members: Mapping[str, Card], more: Mapping[str, Any
         "encoder": "",
         "arguments": {},
         "output": "logits",
+        **_gsds(members),
         "members": list(members),
         "tile": {
             "size": fixed or first.tile.size,

@@ -97,6 +97,7 @@ def train_folds(job: TrainJob, progress: Progress | None = None) -> FoldsResult:
         unchanged = bundle is not None and all(result.unchanged for result in results)
         if ranks.first and not (unchanged and (folder / SUMMARY).exists()):
             (folder / DONE).unlink(missing_ok=True)
+            write_text(folder / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
             metrics = {"measured_on": f"validation of {count} folds", **summary["mean"], "spread": summary["spread"]}
             bundle = save_ensemble(
                 folder / MODEL,
@@ -108,7 +109,6 @@ def train_folds(job: TrainJob, progress: Progress | None = None) -> FoldsResult:
                 training={"attribution": list(job.attribution), "folds": count},
                 **({"description": job.description} if job.description else {}),
             )
-            write_text(folder / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     return FoldsResult(folder, bundle or results[-1].bundle, summary, unchanged)
 
 

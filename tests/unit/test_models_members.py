@@ -18,7 +18,7 @@ from geounet.errors import ModelError, OutputExistsError
 from geounet.models import predictor as module
 from geounet.models.batch import estimate_memory
 from geounet.models.bundle import Bundle, load_bundle, save_bundle, save_ensemble
-from geounet.models.members import margin_of, stride_of
+from geounet.models.members import ensemble_card, margin_of, stride_of
 from geounet.models.network import build, load
 from geounet.models.predictor import STEPS, Predictor
 from tests.support.local import card
@@ -152,7 +152,6 @@ def test_members_of_one_name_are_numbered(members: list[Bundle], tmp_path: Path)
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"gsd": 0.5}, r"member fold_1 has gsd 0.5 m, the ensemble None; members must agree"),
         ({"activation": "sigmoid"}, "member fold_1 has activation sigmoid, the ensemble softmax"),
         ({"classes": card(channels=3).classes}, "member fold_1 has classes 0 land background, 1 building building, 2"),
         ({"input": card(bands=2).input}, "member fold_1 has bands red, green, the ensemble red, green, blue"),
@@ -173,6 +172,32 @@ def test_members_that_do_not_agree_are_refused(
         with pytest.raises(ModelError, match=words.replace("fold_1", "x")):
             save_ensemble(tmp_path / "new", [members[0].folder, (made.folder / "fold_1").rename(tmp_path / "x")])
         assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([(0.3, None), (0.3, None)], (0.3, None)),
+        ([(None, None), (0.5, None)], (0.5, None)),
+        ([(0.3, (0.2, 0.6)), (0.5, (0.3, 0.8)), (0.4, (0.1, 0.5))], (0.4, (0.3, 0.5))),
+        ([(0.3, (0.2, 0.6)), (0.5, None)], (0.5, None)),
+        ([(None, (0.2, 0.6)), (0.7, (0.4, 0.8))], (0.6, (0.4, 0.6))),
+    ],
+)
+def test_an_ensemble_knows_the_resolutions_that_all_members_know(given: Any, expected: Any) -> None:
+    cards = {f"m{k}": card(gsd=gsd, gsd_range=span) for k, (gsd, span) in enumerate(given)}
+    found = ensemble_card("all", cards, {})
+    assert (found.gsd, found.gsd_range) == expected
+
+
+def test_members_of_other_resolutions_are_refused(members: list[Bundle], tmp_path: Path) -> None:
+    cards = {"a": card(gsd=0.3, gsd_range=(0.2, 0.4)), "b": card(gsd=0.5)}
+    with pytest.raises(ModelError, match=r"different ground sample distances: a 0.2 to 0.4 m, b 0.5 m"):
+        ensemble_card("all", cards, {})
+    made = save_ensemble(tmp_path / "both", [b.folder for b in members[:2]])
+    rewrite(made.members[1], gsd=0.5)
+    with pytest.raises(ModelError, match=r"member fold_1 was trained on 0.5 m, the ensemble says any ground sample"):
+        load_bundle(made.folder)
 
 
 def test_what_is_no_ensemble_is_refused(members: list[Bundle], tmp_path: Path) -> None:
