@@ -133,7 +133,10 @@ def geopackage(request: VectorRequest, executor: Executor, notes: Sequence[str] 
 def _contents(request: VectorRequest, layers: Sequence[LayerContent], ground: Ground) -> Contents:
     corners = ground.to_map(np.array([(x, y) for x in (0, ground.cols) for y in (0, ground.rows)]))
     (xmin, ymin), (xmax, ymax) = (tuple(corners.min(axis=0)), tuple(corners.max(axis=0)))
-    project = Project(request.out.stem, (xmin, ymin, xmax, ymax), request.backdrops, request.home or request.out.parent)
+    # QGIS draws a raster without a geotransform above the x axis, upwards; features are in its rows, downwards.
+    placed = ground.transform != (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+    backdrops = request.backdrops if placed else ()
+    project = Project(request.out.stem, (xmin, ymin, xmax, ymax), backdrops, request.home or request.out.parent)
     return Contents(layers, ground.crs, request.metadata, ground.gsd if ground.known else None, project)
 
 
