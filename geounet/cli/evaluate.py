@@ -78,7 +78,8 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> s
 @click.option("--layer", metavar="NAME", help="Layer of the vector labels.")
 @click.option("--others", metavar="WORD", default="refuse", help="Values not listed: refuse, skip, ignored or a class.")
 @click.option("--width-m", type=click.FloatRange(min=0, min_open=True), help="Lines of labels are areas this wide.")
-@click.option("--band", type=click.IntRange(min=1), default=1, show_default=True, help="Band of masks and labels.")
+@click.option("--band", type=click.IntRange(min=1), help="Band of a mask with several: a class of a multi-label model.")
+@click.option("--label-band", type=click.IntRange(min=1), default=1, show_default=True, help="Band of label rasters.")
 @click.option("--aoi", callback=_numbers, metavar="FILE|BOX", help="Only what lies here: polygons, or X0,Y0,X1,Y1.")
 @click.option("--aoi-crs", metavar="CRS", help="CRS of the four numbers.  [default: that of the prediction]")
 @click.option("--probability", type=PATH, help="Probabilities of the mask, for calibration.")
@@ -155,6 +156,7 @@ def _evaluate(given: Mapping[str, Any], as_json: bool) -> int:
             probability=given["probability"],
             image=given["image"],
             band=given["band"],
+            label_band=given["label_band"],
             how=_how(given),
             settings=Settings(
                 window=given["window"],
@@ -222,6 +224,8 @@ def _show(scores: Mapping[str, Any]) -> None:
         rows.add_row("mean", _text(pixel["miou"]), _text(pixel["mean_dice"]), "", "", _text(pixel["boundary"]["mean"]))
         console.print(rows)
         console.print(f"pixel accuracy {_text(pixel['accuracy'])} of {pixel['pixels']:,} pixels", end="")
+        if pixel["unpredicted"]:
+            console.print(f"; {pixel['unpredicted']:,} labelled pixels have no prediction", end="")
         ece = (scores["calibration"] or {}).get("ece")
         console.print("" if ece is None else f"; calibration error (ECE) {_text(ece)}")
     lines = table("", "")

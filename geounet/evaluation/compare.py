@@ -198,7 +198,7 @@ class Comparison:
         building = self.classes.of_kind(Kind.building) if "buildings" in self.settings.what else None
         road = self.classes.of_kind(Kind.road) if "roads" in self.settings.what else None
         with mask_reader(self.prediction.mask, self.classes) as mask:
-            truth = self.truth if self.truth.has_pixels and self.grid.real else None
+            truth = self.truth if self.truth.has_pixels else None
             houses = self._both(self._buildings, mask, truth, building)
             streets = self._both(self._roads, mask, truth, road)
             in_pixels = [self._to_pixels(s) for s in (*(houses or ()), *(streets or ()))]

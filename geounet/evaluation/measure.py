@@ -85,7 +85,8 @@ def evaluate(
     aoi_crs: str | None = None,
     probability: PathLike | None = None,
     image: PathLike | None = None,
-    band: int = 1,
+    band: int | None = None,
+    label_band: int = 1,
     how: Mapping[str, Any] | None = None,
     settings: Settings | None = None,
     progress: Progress | None = None,
@@ -112,7 +113,9 @@ def evaluate(
     image
         Picture to show beside labels and prediction; the folder of a run brings its own.
     band
-        Band of the mask and of label rasters that holds the classes.
+        Band of a mask that has several: one class of a multi-label model.
+    label_band
+        Band of label rasters that holds the classes.
     how
         What labels mean, as in `geounet.evaluation.specs.spec_of`: `class_`, `values`, `colours`, `column`, `layer`,
         `width_m`, `others`.
@@ -135,9 +138,9 @@ def evaluate(
     if (probability is not None or image is not None) and len(found) > 1:
         raise JobError(f"probability and image belong to one scene, found {len(found)}")
     files = [] if truth is None else expand([str(t) for t in _listed(truth)], Path.cwd(), "truth")
-    found = [_prepared(p, files, band, probability, image) for p in found]
-    spec = load_spec(Path(labels)) if labels is not None else _spec(found, files, band, how or {})
-    cases = _cases(found, spec, files, aoi, aoi_crs, band)
+    found = [_prepared(p, files, label_band, probability, image) for p in found]
+    spec = load_spec(Path(labels)) if labels is not None else _spec(found, files, label_band, how or {})
+    cases = _cases(found, spec, files, aoi, aoi_crs, label_band)
     labelled = label_files(spec, cases[0].classes, [c.frame for c in cases], [c.file for c in cases])
     if settings.metres and cases[0].metric.unit != "m":
         raise JobError("a tolerance in metres needs a CRS; the prediction has none: give it in pixels")
@@ -245,7 +248,7 @@ def _grid(prediction: Prediction, rasters: Sequence[Path]) -> Grid:
 
 
 def _compared(number: int, case: Case, labelled: Labelled, settings: Settings, work: Path) -> Any:
-    truth = Truth(labelled, case.frame, case.file)
+    truth = Truth(labelled, case.frame, case.file, pixels=case.grid.real)
     try:
         return Comparison(
             number, case.prediction, truth, case.classes, case.grid, case.metric, case.area, settings, work

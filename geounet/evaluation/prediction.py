@@ -103,7 +103,7 @@ def grid_of(dataset: Any) -> Grid:
                 dataset.crs.to_wkt() if dataset.crs else None)  # fmt: skip
 
 
-def read_mask(path: Path, band: int = 1, classes: Sequence[ClassInfo] | None = None) -> Mask:
+def read_mask(path: Path, band: int | None = None, classes: Sequence[ClassInfo] | None = None) -> Mask:
     """Return what a class raster is.
 
     Parameters
@@ -111,7 +111,7 @@ def read_mask(path: Path, band: int = 1, classes: Sequence[ClassInfo] | None = N
     path
         A raster of whole numbers.
     band
-        Its band.
+        Its band, where it has several (multi-label: a band of 0 and 1 for each class).
     classes
         What its values mean; left out: as its names say (category names, attribute table), else a class for each value.
 
@@ -125,20 +125,24 @@ def read_mask(path: Path, band: int = 1, classes: Sequence[ClassInfo] | None = N
     if not path.exists():
         raise VectorError(f"{path}: no such file")
     with opened(str(path)) as dataset:
-        if not 1 <= band <= dataset.count:
+        if band is not None and not 1 <= band <= dataset.count:
             raise JobError(f"{path}: has {dataset.count} bands, so there is no band {band}")
-        kinds = set(dataset.dtypes)
+        kinds = {dataset.dtypes[(band or 1) - 1]}
         if kinds - {"uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"}:
-            raise VectorError(f"{path}: is {dataset.dtypes[band - 1]}, expected a mask: whole numbers, a value a class")
-        if dataset.count > 1 and band == 1:
+            raise VectorError(f"{path}: is {kinds.pop()}, expected a mask: whole numbers, a value a class")
+        if dataset.count > 1 and band is None:
             colours = {c.name for c in dataset.colorinterp}
             what = "a picture" if {"red", "green", "blue"} <= colours else f"has {dataset.count} bands"
-            raise VectorError(f"{path}: {what}, expected a mask of one band with a value a class")
+            raise VectorError(f"{path}: {what}, expected a mask of one band with a value a class; else give its band")
+        band = band or 1
         grid = grid_of(dataset)
         if classes is not None:
             return Mask(path, band, grid, tuple(classes), True)
         names, colours_of = described(path, dataset, band)
         values = sorted((set(names) | set(distinct(path, dataset, band))) - {NODATA})
+        text = (dataset.descriptions[band - 1] or "").strip()
+        if text and dataset.count > 1 and not names and set(values) <= {0, 1}:
+            names, values = {0: "background", 1: text}, [0, 1]
     found: list[ClassInfo] = []
     for number, value in enumerate(values):
         name = names.get(value, "").strip() or str(value)
@@ -152,7 +156,7 @@ def read_mask(path: Path, band: int = 1, classes: Sequence[ClassInfo] | None = N
     return Mask(path, band, grid, tuple(found), bool(names))
 
 
-def predictions(path: Path, band: int = 1) -> list[Prediction]:
+def predictions(path: Path, band: int | None = None) -> list[Prediction]:
     """Return what lies at a path: a mask, a vector file, the folder of a scene, or the output folder of a run.
 
     Raises

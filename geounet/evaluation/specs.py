@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from geounet.errors import JobError, LabelError, VectorError
 from geounet.evaluation.prediction import VECTOR_ENDINGS, Mask, read_mask
 from geounet.evaluation.shapes import layers_of
 from geounet.evaluation.truth import IGNORED, OTHER, Spec
-from geounet.vector.ingest import described, kind_of
+from geounet.vector.ingest import described, distinct, kind_of
 from geounet.vector.source import opened
 
 OURS = ("buildings", "road_edges")
@@ -172,11 +172,23 @@ def _raster_layer(
     path: Path, predicted: Sequence[ClassInfo], given: Mapping[str, Any], others: str, band: int, *, named: bool
 ) -> Labels:
     keys = {**given, "band": band}
+    if "class" in keys and not keys.keys() & {"values", "colours"}:
+        keys["values"] = _binary(path, keys.pop("class"), predicted, band)
     if not keys.keys() & {"class", "values", "colours"}:
         keys["values"] = _values(path, predicted, band, named=named)
     if keys.keys() & {"values", "colours"}:
         keys["others"] = others
     return _labels(path, keys)
+
+
+def _binary(path: Path, name: str, predicted: Sequence[ClassInfo], band: int) -> dict[str, str]:
+    """Return what the values of a raster of one class mean: 0 is none of it; 255 is, where it is the only other one."""
+    with opened(str(path)) as dataset:
+        if not 1 <= band <= dataset.count:
+            raise JobError(f"{path}: has {dataset.count} bands, so there is no band {band}")
+        values = {str(value) for value in distinct(path, dataset, band)} - {"0"}
+    table = {"0": _background(predicted, {name})} | dict.fromkeys(sorted(values), name)
+    return table | {"255": IGNORED} if values - {"255"} else table
 
 
 def _values(path: Path, predicted: Sequence[ClassInfo], band: int, *, named: bool) -> dict[str, str]:
@@ -255,6 +267,10 @@ def _rest(layers: Sequence[Labels], predicted: Sequence[ClassInfo]) -> Complete 
     named = {str(v) for layer in layers for v in (*(layer.values or {}).values(), layer.class_) if v is not None}
     if {info.name for info in predicted} <= named:
         return None
+    return Complete(rest=_background(predicted, named))
+
+
+def _background(predicted: Sequence[ClassInfo], named: Collection[str]) -> str:
+    """Return what is none of the classes that labels name: the background of a prediction of two classes, or other."""
     background = [info.name for info in predicted if info.kind == Kind.background]
-    rest = background[0] if len(predicted) == 2 and background and background[0] not in named else OTHER
-    return Complete(rest=rest)
+    return background[0] if len(predicted) == 2 and background and background[0] not in named else OTHER

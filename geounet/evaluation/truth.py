@@ -181,6 +181,8 @@ class Truth:
         The scene's grid.
     scene
         Its file, as given to `label_files`.
+    pixels
+        Whether the grid is one of pixels; else only polygons and lines are of use.
 
     Raises
     ------
@@ -188,7 +190,7 @@ class Truth:
         As the layers do.
     """
 
-    def __init__(self, labelled: Labelled, frame: Frame, scene: Path) -> None:
+    def __init__(self, labelled: Labelled, frame: Frame, scene: Path, *, pixels: bool = True) -> None:
         self.classes, self.frame = labelled.classes, frame
         self._features = labelled.features
         for features in self._features:
@@ -199,7 +201,7 @@ class Truth:
                 )
         burnt = [_burnt(entry, own) for entry, own in zip(labelled.files, labelled.spec.layers, strict=True)]
         self._stack: Stack | None = None
-        if any(entry.vectors or entry.placed or str(scene) in entry.paired for entry in burnt):
+        if pixels and any(entry.vectors or entry.placed or str(scene) in entry.paired for entry in burnt):
             spec = labelled.spec
             self._stack = Stack(burnt, spec.complete, self.classes.codes, frame, str(scene), spec.root)
 
