@@ -74,6 +74,7 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> s
 )
 @click.option("--values", metavar="V=CLASS,...", help="What raster values, or values of --column, mean.")
 @click.option("--colours", metavar="#RRGGBB=CLASS,...", help="What the colours of a picture mean.")
+@click.option("--names", metavar="V=CLASS,...", help="Names of the mask's values, where it has none itself.")
 @click.option("--column", metavar="NAME", help="Attribute that tells the class of features.")
 @click.option("--layer", metavar="NAME", help="Layer of the vector labels.")
 @click.option("--others", metavar="WORD", default="refuse", help="Values not listed: refuse, skip, ignored or a class.")
@@ -157,6 +158,7 @@ def _evaluate(given: Mapping[str, Any], as_json: bool) -> int:
             image=given["image"],
             band=given["band"],
             label_band=given["label_band"],
+            names=_pairs(given, "names"),
             how=_how(given),
             settings=Settings(
                 window=given["window"],
@@ -187,13 +189,17 @@ def _first(*values: float | None) -> float:
 
 
 def _how(given: Mapping[str, Any]) -> dict[str, Any]:
-    from geounet.evaluation.specs import pairs
-
     found = {key: given[key] for key in ("class_", "column", "layer", "width_m") if given[key] is not None}
     for key in ("values", "colours"):
         if given[key] is not None:
-            found[key] = pairs(given[key], f"--{key}")
+            found[key] = _pairs(given, key)
     return {**found, "others": given["others"]}
+
+
+def _pairs(given: Mapping[str, Any], key: str) -> dict[str, str] | None:
+    from geounet.evaluation.specs import pairs
+
+    return None if given[key] is None else pairs(given[key], f"--{key}")
 
 
 def _show(scores: Mapping[str, Any]) -> None:

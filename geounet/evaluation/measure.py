@@ -19,7 +19,7 @@ from geounet.evaluation.compare import Comparison, Settings, WindowScore
 from geounet.evaluation.metric import Metric, metric
 from geounet.evaluation.prediction import VECTOR_ENDINGS, Grid, Prediction, grid_of, predictions, with_picture
 from geounet.evaluation.shapes import layers_of, read_shapes
-from geounet.evaluation.specs import load_spec, spec_of, with_labels, without_mask
+from geounet.evaluation.specs import load_spec, of_one_class, spec_of, with_labels, with_names, without_mask
 from geounet.evaluation.tally import Tally
 from geounet.evaluation.truth import Area, Classes, Labelled, Spec, Truth, classes_of, label_files
 from geounet.labels.frames import Frame
@@ -87,6 +87,7 @@ def evaluate(
     image: PathLike | None = None,
     band: int | None = None,
     label_band: int = 1,
+    names: Mapping[str, str] | None = None,
     how: Mapping[str, Any] | None = None,
     settings: Settings | None = None,
     progress: Progress | None = None,
@@ -116,6 +117,8 @@ def evaluate(
         Band of a mask that has several: one class of a multi-label model.
     label_band
         Band of label rasters that holds the classes.
+    names
+        Names of a mask's values, `{"1": "building"}`, where it has none itself.
     how
         What labels mean, as in `geounet.evaluation.specs.spec_of`: `class_`, `values`, `colours`, `column`, `layer`,
         `width_m`, `others`.
@@ -138,8 +141,11 @@ def evaluate(
     if (probability is not None or image is not None) and len(found) > 1:
         raise JobError(f"probability and image belong to one scene, found {len(found)}")
     files = [] if truth is None else expand([str(t) for t in _listed(truth)], Path.cwd(), "truth")
-    found = [_prepared(p, files, label_band, probability, image) for p in found]
-    spec = load_spec(Path(labels)) if labels is not None else _spec(found, files, label_band, how or {})
+    how = how or {}
+    found = [_named(p, files, label_band, names, how.get("class_")) for p in found]
+    if probability is not None or image is not None:
+        found = [with_picture(replace(found[0], probability=_path(probability) or found[0].probability), _path(image))]
+    spec = load_spec(Path(labels)) if labels is not None else _spec(found, files, label_band, how)
     cases = _cases(found, spec, files, aoi, aoi_crs, label_band)
     labelled = label_files(spec, cases[0].classes, [c.frame for c in cases], [c.file for c in cases])
     if settings.metres and cases[0].metric.unit != "m":
@@ -173,14 +179,17 @@ def _tolerance(settings: Settings) -> tuple[float, str]:
     return settings.tolerance, "m" if settings.metres else "px"
 
 
-def _prepared(
-    found: Prediction, files: Sequence[Path], band: int, probability: PathLike | None, image: PathLike | None
+def _path(value: PathLike | None) -> Path | None:
+    return None if value is None else Path(value)
+
+
+def _named(
+    found: Prediction, files: Sequence[Path], band: int, names: Mapping[str, str] | None, class_: str | None
 ) -> Prediction:
-    if found.mask is not None:
-        found = replace(found, mask=with_labels(files, found.mask, band))
-    if probability is not None:
-        found = replace(found, probability=Path(probability))
-    return with_picture(found, None if image is None else Path(image))
+    if found.mask is None:
+        return found
+    mask = with_names(found.mask, names) if names else of_one_class(found.mask, files, class_)
+    return replace(found, mask=with_labels(files, mask, band))
 
 
 def _spec(found: Sequence[Prediction], files: Sequence[Path], band: int, how: Mapping[str, Any]) -> Spec:

@@ -20,6 +20,7 @@ from geounet.errors import JobError, LabelError, VectorError
 from geounet.evaluation.prediction import VECTOR_ENDINGS, Mask, read_mask
 from geounet.evaluation.shapes import layers_of
 from geounet.evaluation.truth import IGNORED, OTHER, Spec
+from geounet.types import MAX_CLASSES
 from geounet.vector.ingest import described, distinct, kind_of
 from geounet.vector.source import opened
 
@@ -228,6 +229,42 @@ def with_labels(files: Sequence[Path], mask: Mask, band: int) -> Mask:
             if found.named or info.code not in classes:
                 classes[info.code] = info
     return replace(mask, classes=tuple(classes[code] for code in sorted(classes)))
+
+
+def with_names(mask: Mask, names: Mapping[str, str]) -> Mask:
+    """Return a mask whose values are named; those without a name keep their value for one.
+
+    Raises
+    ------
+    JobError
+        If a value is no class code.
+    """
+    table = {info.code: info for info in mask.classes}
+    for text, name in names.items():
+        if not text.isdecimal() or int(text) > MAX_CLASSES - 1:
+            raise JobError(f"names: found {text!r}, expected a value of the mask from 0 to {MAX_CLASSES - 1}")
+        code = int(text)
+        colour = table[code].colour if code in table else PALETTE[code % len(PALETTE)]
+        table[code] = ClassInfo(name=name, code=code, colour=colour, kind=kind_of(name))
+    twice = sorted({i.name for i in table.values() if [o.name for o in table.values()].count(i.name) > 1})
+    if twice:
+        raise JobError(f"names: two values of the mask are {twice[0]!r}")
+    return replace(mask, classes=tuple(table[code] for code in sorted(table)), named=True)
+
+
+def of_one_class(mask: Mask, files: Sequence[Path], class_: str | None) -> Mask:
+    """Return a mask without names that has one class beside 0 with a name for it: `class_`, or what vectors are.
+
+    Others are returned as they are.
+    """
+    values = [info.code for info in mask.classes if info.code != 0]
+    vectors = [path for path in files if path.suffix.lower() in VECTOR_ENDINGS]
+    if mask.named or len(values) > 1 or (class_ is None and (not files or len(vectors) < len(files))):
+        return mask
+    name = class_
+    if name is None:
+        name = "road" if all("Line" in kind for kind in layers_of(vectors[0]).values()) else "building"
+    return with_names(mask, {"0": "background", str(values[0] if values else 1): name})
 
 
 def without_mask(files: Sequence[Path], band: int, words: Iterable[str]) -> list[ClassInfo]:

@@ -232,6 +232,36 @@ def test_a_band_of_a_mask_of_several_classes(scene: Any, tmp_path: Path) -> None
     assert scores["pixel"]["pixels"] == known.sum()
 
 
+def test_names_for_a_mask_without(scene: Any, tmp_path: Path) -> None:
+    pred, labels, found, truth = scene
+    bare, other = raster(tmp_path / "bare.tif", found), raster(tmp_path / "other.tif", truth)
+    names = {str(code): name for code, name in NAMES.items()}
+    expected = evaluate(pred, labels).scores
+    for truths in (labels, other):
+        scores = evaluate(bare, truths, names=names).scores
+        assert {**scores, "scenes": []} == {**expected, "scenes": []}
+    with pytest.raises(JobError, match="expected a value of the mask"):
+        evaluate(bare, labels, names={"one": "land"})
+    with pytest.raises(JobError, match="two values of the mask are 'land'"):
+        evaluate(bare, labels, names={"0": "land", "1": "land"})
+
+
+def test_a_mask_of_one_class_needs_no_names(scene: Any, tmp_path: Path) -> None:
+    pred, labels, found, truth = scene
+    houses = footprints(tmp_path / "houses.geojson", truth)
+    one = raster(tmp_path / "one.tif", np.where(found == 255, 255, found == 1).astype(np.uint8))
+    scores, expected = evaluate(one, houses).scores, evaluate(pred, houses).scores
+    assert scores["classes"] == ["background", "building"]
+    assert scores["buildings"] == expected["buildings"]
+    assert scores["pixel"]["iou"]["building"] == expected["pixel"]["iou"]["building"]
+    binary = raster(tmp_path / "two.tif", np.where(truth == 255, 255, truth == 1).astype(np.uint8))
+    assert evaluate(one, binary).scores["buildings"] is None
+    scores = evaluate(one, binary, how={"class_": "building"}).scores
+    assert scores["buildings"] == evaluate(pred, labels).scores["buildings"]
+    nothing = raster(tmp_path / "nothing.tif", np.zeros(SIZE, np.uint8))
+    assert evaluate(nothing, houses).scores["buildings"]["f1_50"] == 0.0
+
+
 # --- vectors
 
 
