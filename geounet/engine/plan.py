@@ -12,14 +12,22 @@ from geounet.config.job import Job
 from geounet.engine.ledger import fingerprint
 from geounet.errors import JobError, ModelError, SceneError
 from geounet.grid.blocks import BlockGrid
-from geounet.grid.choice import choose_block, choose_overlap, choose_tile, round_up
+from geounet.grid.choice import (
+    LARGE_OVERLAP_SHARE,
+    OVERLAP_SHARE,
+    choose_block,
+    choose_overlap,
+    choose_tile,
+    round_up,
+)
 from geounet.grid.tiles import TileGrid
 from geounet.models.bundle import Bundle
+from geounet.models.network import margin
 from geounet.predict.recipe import Recipe
 from geounet.raster.resample import model_grid
 from geounet.raster.scene import SceneInfo, SceneSpec
 
-COMPUTE_VERSION = 1
+COMPUTE_VERSION = 2
 """Raised whenever the same job would give other pixels: parts of older versions are then not continued."""
 
 GSD_TOLERANCE = 0.2
@@ -128,8 +136,13 @@ def resolve_tiling(
         overlap = given_overlap
     elif card.tile.overlap is not None and given_tile == "auto":
         overlap = card.tile.overlap
+    elif margin(card):
+        overlap = 0  # the network sees past its tiles, so their edges do not show
     else:
-        overlap = choose_overlap(base, multiple)
+        larger = given_tile == "auto" and not card.tile.fixed
+        overlap = choose_overlap(base, multiple, LARGE_OVERLAP_SHARE if larger else OVERLAP_SHARE)
+        if larger and max(rows, cols) <= size:  # one tile: it need not be large enough for an overlap
+            overlap = min(overlap, round_up(max(rows, cols), multiple) // 2 // multiple * multiple)
     if card.tile.fixed:
         if given_tile not in ("auto", size):
             raise JobError(f"tiling.tile: the model {card.name} only takes {size} px, found {given_tile}")

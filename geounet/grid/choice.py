@@ -8,7 +8,11 @@ from geounet.grid.blocks import BlockGrid
 from geounet.grid.tiles import TileGrid, count_tiles
 
 OVERLAP_SHARE = 0.25
-"""Default overlap relative to the size the network was trained with (measured: docs/benchmarks.md)."""
+"""Default overlap relative to a tile of the size the network was trained with (measured: docs/benchmarks.md)."""
+
+LARGE_OVERLAP_SHARE = 0.3125
+"""The same for larger tiles, relative to the size the network was trained with: they leave less to differ, so that what
+a quarter leaves at the seams stands out."""
 
 LARGEST = 2.25
 """The largest tile tried, relative to the size the network was trained with: bounds the memory of a forward pass."""
@@ -19,9 +23,9 @@ def round_up(value: float, multiple: int) -> int:
     return max(1, -(-int(value) // multiple)) * multiple
 
 
-def choose_overlap(size: int, multiple: int) -> int:
+def choose_overlap(size: int, multiple: int, share: float = OVERLAP_SHARE) -> int:
     """Return the default overlap for a network trained with `size` px: a multiple of its stride, below half a tile."""
-    overlap = round_up(size * OVERLAP_SHARE, multiple)
+    overlap = round_up(size * share, multiple)
     return overlap if overlap <= size // 2 else (size // 2) // multiple * multiple
 
 
