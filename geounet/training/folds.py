@@ -24,7 +24,8 @@ from geounet.errors import ModelError, OutputExistsError
 from geounet.models.bundle import Bundle, load_bundle, save_ensemble
 from geounet.models.device import resolve
 from geounet.training.ranks import joined
-from geounet.training.run import DONE, MODEL, Progress, TrainResult, train
+from geounet.training.record import DONE, MODEL
+from geounet.training.run import Progress, TrainResult, train
 
 logger = logging.getLogger(__name__)
 

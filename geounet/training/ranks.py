@@ -61,6 +61,28 @@ class Ranks:
             dist.barrier()
 
 
+def freeze_unused(network: torch.nn.Module, bands: int, size: int) -> None:
+    """Take parameters that the output does not depend on out of training, such as stages that a decoder leaves out.
+
+    They would not change anyway, but processes that average gradients wait for those of all parameters.
+
+    Parameters
+    ----------
+    network
+        On the CPU; its statistics stay as they are.
+    bands, size
+        Of a window.
+    """
+    training = network.training
+    network.eval()
+    torch.autograd.backward(network(torch.zeros(1, bands, size, size)).sum())
+    for parameter in network.parameters():
+        if parameter.grad is None:
+            parameter.requires_grad_(False)
+        parameter.grad = None
+    network.train(training)
+
+
 @contextmanager
 def joined(device: str) -> Iterator[Ranks]:
     """Join the processes that `torchrun` started, if it did and this one has not joined them yet.

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from geounet.atomic import write_text
 from geounet.batch.lock import locked
-from geounet.errors import JobError, OutputExistsError
+from geounet.errors import JobError
 from geounet.models.bundle import Bundle, load_bundle, save_bundle
 from geounet.models.device import resolve
 from geounet.models.network import load
@@ -29,10 +28,22 @@ from geounet.training.dataset import Dataset, load_data
 from geounet.training.gallery import Shown, draw_gallery
 from geounet.training.log import LOG, Log
 from geounet.training.loop import Recipe, Report, Trainer, fit
-from geounet.training.ranks import Ranks, joined
+from geounet.training.ranks import Ranks, freeze_unused, joined
+from geounet.training.record import (
+    BOARD,
+    CHECKPOINTS,
+    CURVES,
+    DONE,
+    MODEL,
+    SAMPLES,
+    continued,
+    known_record,
+    resumed,
+    write_record,
+)
 from geounet.training.samples import Prefetch, Tiles
 from geounet.training.start import start
-from geounet.training.state import BEST, STATE, load_state, load_weights
+from geounet.training.state import BEST, load_state, load_weights
 from geounet.training.stop import Stop, stoppable
 from geounet.training.validate import Tally, measure
 
@@ -40,9 +51,6 @@ if TYPE_CHECKING:
     from geounet.config.train import TrainJob
 
 logger = logging.getLogger(__name__)
-
-CHECKPOINTS, MODEL, DONE, RECORD = "checkpoints", "model", "training.json", "record.json"
-"""What an output folder holds, besides the log and the pictures."""
 
 _RARE = 1e-3
 """Share of pixels below which a class is weighted no higher."""
@@ -112,7 +120,6 @@ def train(job: TrainJob, progress: Progress | None = None) -> TrainResult:
     folder = Path(job.out).absolute()
     device, precision = resolve(job.run.device, job.run.precision)
     with ExitStack() as stack:
-        stop = stack.enter_context(stoppable())
         ranks = stack.enter_context(joined(device))
         if ranks.first:
             stack.enter_context(locked(folder / CHECKPOINTS))
@@ -127,24 +134,23 @@ def train(job: TrainJob, progress: Progress | None = None) -> TrainResult:
             "processes": ranks.world,
             "versions": about.versions(),
         }
-        known = _resumed(folder, record["fingerprint"], overwrite=job.run.overwrite, first=ranks.first)
+        known = resumed(folder, record["fingerprint"], overwrite=job.run.overwrite) if ranks.first else None
         ranks.wait()
+        if not ranks.first:
+            known = known_record(folder, record["fingerprint"])
         if known is not None and (folder / DONE).exists():
             bundle = load_bundle(folder / MODEL)
             return TrainResult(folder, bundle, bundle.card.metrics, unchanged=True)
         if known is None and ranks.first:
-            write_text(folder / CHECKPOINTS / RECORD, json.dumps(record, indent=1) + "\n")
-        # What was resolved at the first start counts: with other threads or another precision bits would differ.
-        record = known or record
+            write_record(folder, record)
+        if known is not None:
+            record = continued(folder, known, record)
         if ranks.device == "cpu":
             torch.set_num_threads(record["threads"])
-        run = _Run(job, data, record, ranks, folder, stop, progress)
-        try:
-            if run.learn():
-                return run.finish()
-        finally:
-            run.close()
-    raise AssertionError("a stopped training ends with its signal")
+        with stoppable() as stop, closing(_Run(job, data, record, ranks, folder, stop, progress)) as run:
+            result = run.finish() if run.learn() else None
+        assert result is not None, "a stopped training ends with its signal"
+        return result
 
 
 class _Run:
@@ -164,17 +170,22 @@ class _Run:
         self.folder, self.stop, self.progress = folder, stop, progress
         self.card = about.card_of(job, data)
         network, self.initialisation = start(job, self.card)
+        if ranks.world > 1:
+            freeze_unused(network, len(self.card.input.bands), job.sampling.size)
         self.trainer = Trainer(network, self._loss(), recipe_of(job, record["precision"], data.partial), ranks)
         state = load_state(folder / CHECKPOINTS)
         if state is not None:
             self.trainer.restore(state)
-            logger.info("%s: goes on at step %d of %d", folder, self.trainer.step, job.run.steps)
-        pictures, windows = job.run.pictures, data.validation.count
-        self.shown = sorted({(2 * k + 1) * windows // (2 * pictures) for k in range(pictures)})
+            if ranks.first:
+                logger.info("%s: goes on at step %d of %d", folder, self.trainer.step, job.run.steps)
+        pictures = job.run.pictures
+        mine = [k for k in range(data.validation.count) if k // job.sampling.batch % ranks.world == 0]
+        self.shown = sorted({mine[(2 * k + 1) * len(mine) // (2 * pictures)] for k in range(pictures) if mine})
+        """Windows to draw: spread over those that the first process measures."""
         self.log: Log | None = None
         self.pictures: dict[int, Shown] = {}
         if ranks.first:
-            board = folder / "tensorboard" if job.run.tensorboard else None
+            board = folder / BOARD if job.run.tensorboard else None
             self.log = Log(folder / LOG, self.trainer.step, board)
         self._clock, self._steps, self._waited = time.monotonic(), self.trainer.step, 0.0
         self._learned = self._clock
@@ -265,15 +276,15 @@ class _Run:
             said += f", validation mIoU {report.score:.3f}{better} ({iou})"
         logger.info("%s", said)
         colours = {c.name: c.colour for c in self.card.mask_classes()}
-        draw_curves(self.log.entries, colours, self.folder / "curves.png", self.job.name)
+        draw_curves(self.log.entries, colours, self.folder / CURVES, self.job.name)
         if self.pictures:
             shown = [self.pictures[k] for k in sorted(self.pictures)]
             title = f"{self.job.name}, step {trainer.step}: validation mIoU {report.score:.3f}"
-            draw_gallery(shown, self.card, self.folder / "samples" / f"step_{trainer.step:06d}.png", title)
+            draw_gallery(shown, self.card, self.folder / SAMPLES / f"step_{trainer.step:06d}.png", title)
         self._clock, self._steps, self._waited = time.monotonic(), trainer.step, trainer.waited
 
-    def finish(self) -> TrainResult:
-        """Write the bundle of the best weights, measured as it is stored."""
+    def finish(self) -> TrainResult | None:
+        """Write the bundle of the best weights, measured as it is stored; None when it was stopped meanwhile."""
         trainer, folder = self.trainer, self.folder
         bundle = folder / MODEL
         if self.ranks.first:
@@ -281,6 +292,8 @@ class _Run:
         self.ranks.wait()
         network = load(load_bundle(bundle)).to(self.ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         metrics = self._metrics(network)
+        if metrics is None:
+            return None
         training = about.training_of(
             self.job,
             initialisation=self.initialisation,
@@ -299,14 +312,17 @@ class _Run:
         self.ranks.wait()
         return TrainResult(folder, load_bundle(bundle), metrics)
 
-    def _metrics(self, network: torch.nn.Module) -> dict[str, Any]:
+    def _metrics(self, network: torch.nn.Module) -> dict[str, Any] | None:
         """Return the measures of the stored weights on each held-out side; those of the last side on top."""
         metrics: dict[str, Any] = {}
         for name, tiles in (("validation", self.data.validation), ("test", self.data.test)):
-            found = self.measured(network, tiles) if tiles.count else None
-            if found is not None:
-                before = {"validation": {k: v for k, v in metrics.items() if k != "measured_on"}} if metrics else {}
-                metrics = {"measured_on": name, **found[0].scores(), **before}
+            if not tiles.count:
+                continue
+            found = self.measured(network, tiles)
+            if found is None:
+                return None
+            before = {"validation": {k: v for k, v in metrics.items() if k != "measured_on"}} if metrics else {}
+            metrics = {"measured_on": name, **found[0].scores(), **before}
         return metrics
 
     def close(self) -> None:
@@ -371,33 +387,3 @@ def threads_of(job: TrainJob) -> int:
         return job.run.threads
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, available // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-
-
-def _resumed(folder: Path, fingerprint: str, *, overwrite: bool, first: bool) -> dict[str, Any] | None:
-    """Return the record of the same training begun before; None where there is none, or it was cleared away.
-
-    Raises
-    ------
-    OutputExistsError
-        If the folder holds another training.
-    """
-    record = folder / CHECKPOINTS / RECORD
-    if not record.exists():
-        return None
-    known: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
-    if known["fingerprint"] == fingerprint:
-        return known
-    if not overwrite:
-        state = "finished" if (folder / DONE).exists() else "unfinished"
-        raise OutputExistsError(
-            f"{folder}: holds the {state} training of another job, or of other data; choose another folder (--out), or "
-            "replace it (--overwrite)"
-        )
-    if first:
-        for name in (DONE, LOG, "curves.png"):
-            (folder / name).unlink(missing_ok=True)
-        for name in (STATE, BEST, "last.safetensors", RECORD):
-            (folder / CHECKPOINTS / name).unlink(missing_ok=True)
-        for name in ("samples", "tensorboard"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-    return None

@@ -103,7 +103,7 @@ def test_it_learns_and_keeps_the_best(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_state_goes_on_to_the_bit(tmp_path: Path, name: str, precision: str) -> None:
     recipe = replace(RECIPE, optimiser=name, precision=precision, accumulate=2)
     whole = trainer(recipe)

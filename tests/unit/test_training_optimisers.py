@@ -12,6 +12,7 @@ from torch.optim import lr_scheduler
 
 from geounet.training import optimisers, schedules
 from geounet.training.average import Average
+from geounet.training.ranks import freeze_unused
 
 
 class Net(nn.Module):
@@ -68,6 +69,18 @@ def test_steps_are_those_of_torch(name: str, reference) -> None:  # type: ignore
             optimiser.step()
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_parameters_without_a_use_are_frozen() -> None:
+    network = Net()
+    network.register_module("spare", nn.Conv2d(2, 2, 1))
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    freeze_unused(network.train(), 3, 7)
+    names = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    assert names == {"frozen", "spare.weight", "spare.bias"}
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert network.training
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
 
 
 def rates_of(scheduler_class, steps: int, **options: float) -> list[float]:  # type: ignore[no-untyped-def]

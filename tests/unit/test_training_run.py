@@ -14,8 +14,10 @@ import geounet
 from geounet.cli.train import scores, table
 from geounet.config.train import TrainJob
 from geounet.errors import JobError, OutputExistsError
+from geounet.training import run as module
 from geounet.training.log import read_log
 from geounet.training.plan import plan
+from geounet.training.record import continued
 from geounet.training.run import class_weights, train
 from geounet.training.state import load_state
 
@@ -142,6 +144,36 @@ def test_jobs_that_contradict_themselves(tmp_path: Path, more: dict[str, Any], m
     with pytest.raises(JobError, match=message):
         train(job(tmp_path / "out", **more))
     assert not (tmp_path / "out" / "model").exists()
+
+
+def test_another_number_of_processes_or_device(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    now = {"processes": 1, "device": "cpu", "precision": "fp32", "threads": 2, "fingerprint": "f"}
+    known = {**now, "threads": 4, "precision": "bf16"}
+    assert continued(tmp_path, known, now) == known
+    elsewhere = {**known, "device": "cuda", "precision": "fp16"}
+    assert continued(tmp_path, elsewhere, now) == {**known, "precision": "fp32", "threads": 2}
+    assert "begun on cuda, goes on on cpu" in caplog.text
+    with pytest.raises(JobError, match="begun by 2 processes, found 1"):
+        continued(tmp_path, {**known, "processes": 2}, now)
+
+
+def test_stopped_while_the_bundle_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next start measures again; until then the training is not done."""
+    original = module.measure
+    calls = []
+
+    def measure(*arguments: Any) -> Any:
+        calls.append(len(calls))
+        return None if len(calls) == 3 else original(*arguments)
+
+    monkeypatch.setattr(module, "measure", measure)
+    with pytest.raises(AssertionError, match="ends with its signal"):  # here without one
+        train(job(tmp_path / "out"))
+    assert not (tmp_path / "out" / "training.json").exists()
+    result = train(job(tmp_path / "out"))
+    assert not result.unchanged
+    assert result.metrics["measured_on"] == "test"
+    assert len(calls) == 5, "two validations, one that was stopped, and two more of the stored weights"
 
 
 def test_class_weights(tmp_path: Path) -> None:
