@@ -63,7 +63,7 @@ def set_dropout(network: nn.Module, share: float, card: Card) -> None:
     """
     layers = [module for module in network.modules() if isinstance(module, _DropoutNd)]
     if not layers:
-        raise JobError(f"model.dropout: {card.architecture} with encoder {card.encoder} has no dropout; leave it out")
+        raise JobError(f"model.dropout: {card.network} has no dropout; leave it out")
     for layer in layers:
         layer.p = share
 
@@ -73,14 +73,17 @@ def _bundle(network: nn.Module, name: str) -> str:
     from safetensors.torch import load_file
 
     bundle = load_bundle(name)
+    if bundle.members:
+        raise ModelError(
+            f"model.start: {name} is an ensemble; give one of its members, such as {bundle.members[0].folder}"
+        )
     found = load_file(bundle.weights)
     own = network.state_dict()
     fitting = {key: value for key, value in found.items() if key in own and own[key].shape == value.shape}
     differing = sorted(own.keys() - fitting.keys())
     if 2 * len(fitting) < len(own):
         raise ModelError(
-            f"model.start: {name} is {bundle.card.architecture} with encoder {bundle.card.encoder}; "
-            f"only {len(fitting)} of the network's {len(own)} tensors fit"
+            f"model.start: {name} is {bundle.card.network}; only {len(fitting)} of the network's {len(own)} tensors fit"
         )
     network.load_state_dict(fitting, strict=False)
     if differing:
@@ -98,6 +101,11 @@ def _encoder(network: nn.Module, card: Card, source: str) -> str:
         weights = read_source(Path(source)).weights
         encoder.load_state_dict(fitted(weights, encoder.state_dict(), source), strict=False)
         return f"encoder from {Path(source).name}"
+    if not card.encoder:
+        raise ModelError(
+            f"model.encoder_weights: {card.network} has its own encoder, whose weights have no names; give the path of "
+            "a file with a slash, or leave it out"
+        )
     encoder.load_state_dict(_from_hub(card, source))
     return f"encoder {card.encoder} with weights {source}"
 

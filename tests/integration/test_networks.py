@@ -92,6 +92,14 @@ def test_valid_convolutions_know_no_tiles(scene: Path, tmp_path: Path) -> None:
     assert max(int(abs(of["valid"][0] - other).max()) for other in of["valid"][1:]) <= 1
     assert max(int(abs(of["same"][0] - other).max()) for other in of["same"][1:]) > 5
 
+    free = {"tile": TileSpec(size=64, multiple_of=4)}
+    overlaps = []
+    for bundle in (valid, same):
+        (bundle.folder / "model.json").write_text(bundle.card.model_copy(update=free).model_dump_json())
+        (entry,) = plan_job(job_of(scene, bundle, tmp_path / "plan"), timing=False)
+        overlaps.append(entry["grid"]["overlap"])
+    assert overlaps[0] == 0 < overlaps[1], "auto"
+
 
 def test_an_ensemble_runs_as_one_model(scene: Path, tmp_path: Path) -> None:
     """Its probabilities are the mean of its members', also where their normalisations differ."""

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from geounet.config.train import TrainJob
 from geounet.errors import JobError, ModelError
+from geounet.models.bundle import save_ensemble
 from geounet.models.network import build, load
 from geounet.training.start import start
 from tests.support.local import card
@@ -141,3 +142,13 @@ def test_dropout_where_the_network_has_it() -> None:
     assert set(rates) == {0.25}
     with pytest.raises(JobError, match="Unet with encoder resnet18 has no dropout"):
         start(job(dropout=0.25), RESNET)
+
+
+def test_networks_without_a_choice_of_encoder_and_ensembles_say_so(tmp_path: Path) -> None:
+    own = card(architecture="ResUnet", encoder="", arguments={"width": 4})
+    with pytest.raises(ModelError, match="ResUnet has its own encoder, whose weights have no names"):
+        start(job(encoder_weights="imagenet"), own)
+    members = [small_unet(tmp_path / f"m{k}", seed=k).folder for k in range(2)]
+    both = save_ensemble(tmp_path / "both", members)
+    with pytest.raises(ModelError, match=r"is an ensemble; give one of its members, such as .*m0"):
+        start(job(start=str(both.folder)), both.members[0].card)
