@@ -123,6 +123,8 @@ def train(job: TrainJob, progress: Progress | None = None) -> TrainResult:
         ranks = stack.enter_context(joined(device))
         if ranks.first:
             stack.enter_context(locked(folder / CHECKPOINTS))
+        if ranks.first:
+            logger.info("%s: reading scenes and labels", job.name)
         data = load_data(job)
         if job.run.patience is not None and not data.validation.count:
             raise JobError("run.patience: nothing is held out to validate on; give `split`, or leave patience out")
@@ -147,6 +149,9 @@ def train(job: TrainJob, progress: Progress | None = None) -> TrainResult:
             record = continued(folder, known, record)
         if ranks.device == "cpu":
             torch.set_num_threads(record["threads"])
+        if ranks.first:
+            for line in told_labels(data):
+                logger.info("%s", line)
         with stoppable() as stop, closing(_Run(job, data, record, ranks, folder, stop, progress)) as run:
             result = run.finish() if run.learn() else None
         assert result is not None, "a stopped training ends with its signal"
@@ -379,6 +384,20 @@ def class_weights(job: TrainJob, counts: NDArray[np.int64]) -> list[float] | Non
     pixels = [int(counts[info.code]) for info in infos]
     raw = [max(n / max(sum(pixels), 1), _RARE) ** -0.5 for n in pixels]
     return [value * len(raw) / sum(raw) for value in raw]
+
+
+def told_labels(data: Dataset) -> list[str]:
+    """Return what is learnt from and measured on, a line for each data section and side."""
+    lines = []
+    for tally in data.tallies:
+        total = sum(tally.pixels.values())
+        classes = ", ".join(f"{name} {100 * n / total:.1f} %" for name, n in tally.pixels.items())
+        share = f", {100 * tally.share:.0f} % of the windows" if tally.share else ""
+        lines.append(
+            f"{tally.data}, {tally.side.name}: {tally.scenes} scene{'s' * (tally.scenes != 1)}{share}, "
+            f"{total / 1e6:.2f} Mpx labelled ({classes})"
+        )
+    return lines
 
 
 def threads_of(job: TrainJob) -> int:

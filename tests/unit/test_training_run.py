@@ -54,7 +54,8 @@ def job(out: Path, **more: Any) -> TrainJob:
     return TrainJob.model_validate(content)
 
 
-def test_a_training_and_its_card(tmp_path: Path) -> None:
+def test_a_training_and_its_card(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "geounet")
     seen = []
 
     class Progress:
@@ -62,6 +63,8 @@ def test_a_training_and_its_card(tmp_path: Path) -> None:
             seen.append((stage, done, total, extra, pixels))
 
     result = geounet.train(job(tmp_path / "out"), Progress())
+    assert "generated, train: 1 scene, 100 % of the windows, 0.02 Mpx labelled (land " in caplog.text
+    assert "step 4 of 4: loss " in caplog.text
     assert not result.unchanged
     assert seen[0][:3] == ("steps", 1, 4)
     assert seen[0][3].startswith("loss ")
