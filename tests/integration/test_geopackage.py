@@ -16,7 +16,7 @@ import numpy as np
 import pyogrio
 import pytest
 import shapely
-from pyproj import Geod
+from pyproj import Geod, Transformer
 
 from geounet.config.card import ClassInfo, Kind
 from geounet.config.job import Vector
@@ -369,6 +369,44 @@ def test_other_units(crs: str, tmp_path: Path) -> None:
         rings = [polygon.exterior, *polygon.interiors]
         assert length == pytest.approx(sum(geod.geometry_length(ring) for ring in rings), rel=1e-4)
         assert area >= 9
+    roads = pyogrio.read_dataframe(asked.out, layer="road_edges").to_crs(4326)
+    assert len(roads) > 5
+    for line, length in zip(roads.geometry, roads["length_m"], strict=True):
+        assert length == pytest.approx(geod.geometry_length(line), rel=1e-4)
+    cover = pyogrio.read_dataframe(asked.out, layer="landcover").to_crs(4326)
+    for polygon, area in zip(cover.geometry, cover["area_m2"], strict=True):
+        assert area == pytest.approx(abs(geod.geometry_area_perimeter(polygon)[0]), rel=1e-4)
+    # Roads of 3 to 10 px: their width is of the ground, not of the map.
+    middle = frame.geometry.iloc[0].centroid
+    a, b, _, d, e, _ = tuple(grids[crs])[:6]
+    to_map = Transformer.from_crs(4326, crs, always_xy=True)
+    x, y = to_map.transform(middle.x, middle.y)
+    steps = [to_map.transform(x + dx, y + dy, direction="INVERSE") for dx, dy in ((a, d), (b, e))]
+    sides = [geod.inv(middle.x, middle.y, *step)[2] for step in steps]
+    pixel = float(np.sqrt(np.prod(sides)))
+    assert 2 * pixel < roads["width_m"].median() < 13 * pixel
+
+
+def test_features_are_numbered_by_their_first_pixels(scene: Any) -> None:
+    mask, asked, _ = scene
+    everything = Vector.model_validate({
+        "buildings": {"min_area_m2": 0, "min_hole_m2": 0, "tolerance_px": 0},
+        "landcover": {"min_area_m2": 0, "tolerance_px": 0},
+    })  # fmt: skip
+    raw = dataclasses.replace(asked, layers=everything, out=asked.work / "order.gpkg")
+    build(raw)
+    for name in ("buildings", "landcover"):
+        found = read(raw.out, name)
+        firsts = []
+        for polygon in shapely.from_wkb(found["geom"]):
+            x, y = shapely.get_coordinates(polygon).T
+            row, col = np.round((5000000 - y) / 0.3).astype(int), np.round((x - 500000) / 0.3).astype(int)
+            firsts.append(min(zip(row.tolist(), col.tolist(), strict=True)))
+        assert firsts == sorted(firsts)
+        assert len(set(firsts)) == len(firsts) > 10
+        assert found["fid"] == list(range(1, len(firsts) + 1))
+        if name == "landcover":
+            assert [mask[first] for first in firsts] == found["class_id"]
 
 
 class Interrupted(Exception):
