@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -86,36 +85,6 @@ def chosen_rings(polygons: Polygons, which: I64) -> tuple[npt.NDArray[np.int32],
     ring, shells = gather(polygons.shells, which)
     vertex, rings = gather(polygons.rings, ring)
     return polygons.coords[vertex], polygons.junction[vertex], rings, shells
-
-
-@dataclass(frozen=True)
-class CornerMap:
-    """Which pixel corners are vertices of borders, from the parts of the cells, a few of them in memory."""
-
-    stage: Stage
-
-    def __call__(self, x: I64, y: I64) -> Bools:
-        """Return whether points are vertices."""
-        grid = self.stage.grid
-        down, across = grid.shape
-        row, col = np.minimum(y // grid.cell, down - 1), np.minimum(x // grid.cell, across - 1)
-        cells = row * across + col
-        found = np.zeros(len(x), dtype=np.bool_)
-        order = np.argsort(cells, kind="stable")
-        for group in np.split(order, np.flatnonzero(np.diff(cells[order])) + 1):
-            if len(group):
-                cell = int(cells[group[0]])
-                rect = grid.rect(cell)
-                found[group] = _corners(self.stage.path("cell", cell))[y[group] - rect.y0, x[group] - rect.x0]
-        return found
-
-
-@lru_cache(maxsize=16)
-def _corners(path: Path) -> Bools:
-    arrays = parts.load(path, ["corners", "corners_shape"])
-    rows, cols = (int(n) for n in arrays["corners_shape"])
-    unpacked: Bools = np.unpackbits(arrays["corners"], count=rows * cols).astype(np.bool_).reshape(rows, cols)
-    return unpacked
 
 
 AT_ONCE = 50_000

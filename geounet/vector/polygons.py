@@ -133,7 +133,7 @@ def _cell_arrays(stage: Stage, halo: U8, labels: Labels, total: I64, counted: I6
         coords=pieces.coords[elements],
         junction=pieces.junction[elements],
         rings=offsets,
-        shells=_group_offsets(pieces.label[rings]),
+        shells=group_offsets(pieces.label[rings]),
     )
     check_areas(done)
     renumber = np.full(len(crossing) + 1, -1, dtype=np.int32)
@@ -161,7 +161,7 @@ def _cell_arrays(stage: Stage, halo: U8, labels: Labels, total: I64, counted: I6
     return arrays
 
 
-def _group_offsets(group: npt.NDArray[Any]) -> I64:
+def group_offsets(group: npt.NDArray[Any]) -> I64:
     """Return where runs of equal entries start, and the end."""
     if len(group) == 0:
         return np.zeros(1, np.int64)
@@ -267,7 +267,7 @@ def plan(stage: Stage) -> tuple[int, int, int]:
 
     # Components in order of their first pixel, as many to a plan as fit.
     plan_of = np.cumsum(vertices) // PLAN_VERTICES
-    bounds = _group_offsets(plan_of)
+    bounds = group_offsets(plan_of)
     for k in range(len(bounds) - 1):
         low, high = bounds[k], bounds[k + 1]
         path = stage.path("plan", k)
@@ -310,7 +310,7 @@ def assemble(stage: Stage, index: int) -> Polygons:
         coords=coords,
         junction=junction,
         rings=rings,
-        shells=_group_offsets(owner),
+        shells=group_offsets(owner),
     )
     check_areas(polygons)
     return polygons

@@ -1,4 +1,4 @@
-"""Polygons of cells are those of the whole raster, whatever the cells; nothing that comes of a mask is invalid."""
+"""Polygons of cells are those of the whole raster, whatever the cells; none is invalid."""
 
 from __future__ import annotations
 
@@ -17,17 +17,9 @@ from hypothesis.extra.numpy import arrays
 
 from geounet.raster.env import open_quietly
 from geounet.types import NODATA
-from geounet.vector import features, sieve
-from geounet.vector.attributes import Ground
-from geounet.vector.build import SerialExecutor
-from geounet.vector.cells import CellGrid
-from geounet.vector.landcover import FinishLandcover
-from geounet.vector.polygons import Stage, polygonize
-from geounet.vector.schema import LANDCOVER
 from tests.support import vectors
 
 WHOLE = 10_000
-UTM = Ground("EPSG:32633", (1.0, 0.0, 500000.0, 0.0, -1.0, 5000000.0), 512, 512)
 
 
 @pytest.fixture(autouse=True)
@@ -181,77 +173,6 @@ masks = arrays(
 def test_any_mask_any_cell(values: Any, cell: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         same_for_cells(values, (cell, WHOLE), Path(folder))
-
-
-def landcover(values: Any, cell: int, folder: Path, tolerance: float, unit: float) -> dict[str, list[Any]]:
-    """Land cover of an array with pixels of one metre."""
-    folder.mkdir(parents=True, exist_ok=True)
-    plane: Any = vectors.ArrayPlane(values)
-    grid = CellGrid(*values.shape, cell)
-    if unit:
-        stage = sieve.Stage(plane, grid, str(folder), "sieve")
-        sieve.sieve(stage, SerialExecutor(), UTM, unit)
-        plane = stage.result
-    traced_stage = Stage(plane, None, grid, str(folder), "landcover", junctions=True)
-    traced = polygonize(traced_stage, SerialExecutor())
-    finish = FinishLandcover(UTM, tuple((i, str(i)) for i in range(255)), tolerance, confidence=False)
-    paths, _ = features.finish_all(traced_stage, traced, finish, SerialExecutor())
-    schema = LANDCOVER.arrow
-    rows: dict[str, list[Any]] = {name: [] for name in schema.names}
-    for batch in features.parts.merged(paths, schema):
-        for name, column in batch.to_pydict().items():
-            rows[name] += column
-    return rows
-
-
-def smooth(size: int, classes: int, seed: int) -> Any:
-    """Blobs: the class with the largest of several smooth fields, and some nodata."""
-    from scipy.ndimage import gaussian_filter
-
-    rng = np.random.default_rng(seed)
-    fields = []
-    for k in range(classes + 1):
-        field = gaussian_filter(rng.normal(size=(size, size)), 2 + k)
-        fields.append(field / field.std())
-    values = np.argmax(fields[:-1], axis=0).astype(np.uint8)
-    values[fields[-1] > 1.3] = NODATA
-    return values
-
-
-@pytest.mark.parametrize(("tolerance", "unit"), [(0.0, 0.0), (1.5, 0.0), (1.5, 30.0), (5.0, 0.0)])
-@pytest.mark.parametrize("make", [lambda: smooth(150, 4, 1), lambda: noise(100, 3, 2, nodata=0.05)])
-def test_land_cover_is_a_coverage_and_the_same_for_cells(
-    make: Callable[[], Any], tolerance: float, unit: float, tmp_path: Path
-) -> None:
-    values = make()
-    first = None
-    for cell in (37, 64, WHOLE):
-        found = landcover(values, cell, tmp_path / str(cell), tolerance, unit)
-        geometry = shapely.from_wkb(found["geom"])
-        assert shapely.is_valid(geometry).all()
-        assert shapely.coverage_is_valid(geometry)
-        first = first or found
-        assert found == first
-    pixels = int((values != NODATA).sum())
-    area = shapely.area(geometry).sum()
-    assert area == pixels if tolerance == 0 else abs(area - pixels) < 0.03 * pixels
-    if tolerance:
-        whole = landcover(values, 64, tmp_path / "raw", 0.0, unit)
-        before = shapely.get_num_coordinates(shapely.from_wkb(whole["geom"])).sum()
-        assert shapely.get_num_coordinates(geometry).sum() < before
-
-
-@given(masks, st.integers(3, 25), st.sampled_from([0.8, 1.5, 3.0, 10.0]))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_simplified_coverage_is_invalid(values: Any, cell: int, tolerance: float) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        found = landcover(values, cell, Path(folder), tolerance, 0.0)
-        whole = landcover(values, WHOLE, Path(folder) / "whole", tolerance, 0.0)
-    assert found == whole
-    geometry = shapely.from_wkb(found["geom"])
-    assert shapely.is_valid(geometry).all()
-    assert (shapely.get_type_id(geometry) == shapely.GeometryType.POLYGON).all()
-    assert shapely.coverage_is_valid(geometry)
 
 
 @pytest.fixture(scope="module")
