@@ -20,7 +20,7 @@ JOBS = ("train_quick", "train_aerial")
 class Contender:
     """A network that learns from a job's windows."""
 
-    def __init__(self, name: str, threads: int | None) -> None:
+    def __init__(self, job: Path, threads: int | None) -> None:
         import torch
 
         from geounet.config.train import load_train
@@ -33,8 +33,8 @@ class Contender:
         from geounet.training.run import recipe_of, threads_of
         from geounet.training.start import start
 
-        self.job = load_train(ROOT / "workflows" / f"{name}.yaml")
-        note(f"{name}: data")
+        self.job = load_train(job)
+        note(f"{job.stem}: data")
         self.data = load_data(self.job)
         self.card = about.card_of(self.job, self.data)
         device, self.precision = resolve(self.job.run.device, self.job.run.precision)
@@ -56,12 +56,12 @@ class Contender:
         return steps * self.job.sampling.batch * self.job.optimiser.accumulate / (time.perf_counter() - started)
 
 
-def measured(name: str, steps: int, repeats: int, threads: int | None) -> Row:
-    """Return the rates of a job; both ways take turns, because the machine may have other work."""
+def measured(job: Path, steps: int, repeats: int, threads: int | None) -> Row:
+    """Return the rates of a job file; both ways take turns, because the machine may have other work."""
     from geounet.training.run import closed
     from geounet.training.samples import Prefetch
 
-    contender = Contender(name, threads)
+    contender = Contender(job, threads)
     sampling = contender.job.sampling
     kept = [contender.data.train.batch(k) for k in range(8)]
     memory = itertools.cycle(kept)
@@ -70,21 +70,25 @@ def measured(name: str, steps: int, repeats: int, threads: int | None) -> Row:
     contender.rate(memory, 2)  # the first steps choose kernels
     with closed(ahead) as scenes:
         contender.rate(scenes, 2)
-        waited, busy = contender.trainer.waited, 0.0
+        waited, busy, learning = contender.trainer.waited, 0.0, 0.0
         for turn in range(repeats):
-            note(f"{name}: {turn + 1} of {repeats}")
+            note(f"{job.stem}: {turn + 1} of {repeats}")
+            worked = time.process_time()
             rates["memory"].append(contender.rate(memory, steps))
+            learning += time.process_time() - worked
             started = time.perf_counter()
             rates["scenes"].append(contender.rate(scenes, steps))
             busy += time.perf_counter() - started
         waited = contender.trainer.waited - waited
-    alone = time.perf_counter()
-    for k in range(1000, 1004):
+    # processor time, which other work on the machine hardly changes
+    preparing = time.process_time()
+    for k in range(1000, 1000 + steps):
         contender.data.train.batch(k)
-    alone = (time.perf_counter() - alone) / 4
+    preparing = (time.process_time() - preparing) / steps
+    learning /= repeats * steps * contender.job.optimiser.accumulate
     memory_rate, scene_rate = (statistics.median(rates[key]) for key in ("memory", "scenes"))
     return {
-        "job": name,
+        "job": job.stem,
         "network": contender.card.network,
         "precision": contender.precision,
         "batch": f"{sampling.batch} × {sampling.size} px",
@@ -92,7 +96,9 @@ def measured(name: str, steps: int, repeats: int, threads: int | None) -> Row:
         "from scenes, windows/s": round(scene_rate, 2),
         "slower %": round(100 * (1 - scene_rate / memory_rate), 1),
         "waiting for data %": round(100 * waited / busy, 2),
-        "preparing a batch ms": round(1000 * alone, 1),
+        "preparing a batch, processor ms": round(1000 * preparing),
+        "learning from it, processor ms": round(1000 * learning),
+        "preparing % of both": round(100 * preparing / (preparing + learning), 1),
     }
 
 
@@ -111,7 +117,7 @@ def run(
             note(f"{name}: its imagery is not here")
             continue
         try:
-            rows.append(measured(name, steps, repeats, threads))
+            rows.append(measured(ROOT / "workflows" / f"{name}.yaml", steps, repeats, threads))
         except GeounetError as error:
             note(f"{name}: {error}")
     return report("training", {"windows per second": rows}, out)

@@ -14,7 +14,20 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import alone, harness, material, memory, overhead, peers, precision, reference, seams, speed, tiles
+from benchmarks import (
+    alone,
+    harness,
+    material,
+    memory,
+    overhead,
+    peers,
+    precision,
+    reference,
+    seams,
+    speed,
+    tiles,
+    training,
+)
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +215,22 @@ def test_overhead(work: Path) -> None:
     assert said["all"] == pytest.approx(sum(steps.values()), abs=0.1)
     assert said["blocks"]["total"] > 0
     assert set(overhead.imported(["json", "numpy"])) == {"json", "numpy"}
+
+
+def test_training_is_measured_from_scenes_and_from_memory(tmp_path: Path) -> None:
+    job = tmp_path / "small.yaml"
+    job.write_text(
+        "classes: [land, building]\n"
+        "data: [{generated: {seeds: [0, 1], size: 128, values: {land: land, building: building}}}]\n"
+        "sampling: {size: 64, batch: 2, statistics: 4}\n"
+        "model: {encoder: tu-mobilenetv3_small_050, arguments: {encoder_depth: 3, decoder_channels: [16, 8, 8]}}\n"
+    )
+    row = training.measured(job, steps=2, repeats=1, threads=1)
+    assert row["job"] == "small"
+    assert row["from memory, windows/s"] > 0
+    assert row["from scenes, windows/s"] > 0
+    assert 0 < row["preparing % of both"] < 100
+    assert 0 <= row["waiting for data %"] <= 100
 
 
 def test_every_name_has_a_measurement() -> None:
