@@ -78,6 +78,7 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> s
 @click.option("--column", metavar="NAME", help="Attribute that tells the class of features.")
 @click.option("--layer", metavar="NAME", help="Layer of the vector labels.")
 @click.option("--others", metavar="WORD", default="refuse", help="Values not listed: refuse, skip, ignored or a class.")
+@click.option("--rest", metavar="WORD", help="Where labels say nothing: a class, other, ignored.")
 @click.option("--width-m", type=click.FloatRange(min=0, min_open=True), help="Lines of labels are areas this wide.")
 @click.option("--band", type=click.IntRange(min=1), help="Band of a mask with several: a class of a multi-label model.")
 @click.option("--label-band", type=click.IntRange(min=1), default=1, show_default=True, help="Band of label rasters.")
@@ -189,7 +190,7 @@ def _first(*values: float | None) -> float:
 
 
 def _how(given: Mapping[str, Any]) -> dict[str, Any]:
-    found = {key: given[key] for key in ("class_", "column", "layer", "width_m") if given[key] is not None}
+    found = {key: given[key] for key in ("class_", "column", "layer", "width_m", "rest") if given[key] is not None}
     for key in ("values", "colours"):
         if given[key] is not None:
             found[key] = _pairs(given, key)

@@ -121,7 +121,7 @@ def evaluate(
         Names of a mask's values, `{"1": "building"}`, where it has none itself.
     how
         What labels mean, as in `geounet.evaluation.specs.spec_of`: `class_`, `values`, `colours`, `column`, `layer`,
-        `width_m`, `others`.
+        `width_m`, `others`, `rest`.
     settings
         Sizes and tolerances.
     progress

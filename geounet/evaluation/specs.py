@@ -87,6 +87,7 @@ def spec_of(
     layer: str | None = None,
     width_m: float | None = None,
     others: str = "refuse",
+    rest: str | None = None,
     band: int = 1,
 ) -> Spec:
     """Return how label files are to be read; what is not said follows from the files.
@@ -101,6 +102,9 @@ def spec_of(
         Whether their names are known, and not just the values.
     class_, values, colours, column, layer, width_m, others, band
         As in `geounet.config.data.Labels`.
+    rest
+        What pixels are that labels say nothing of: a class, `other` or `ignored`. Left out: `other` between footprints,
+        that is, polygons and lines of one class, or of buildings and roads; else ignored.
 
     Raises
     ------
@@ -119,7 +123,8 @@ def spec_of(
             layers += _vector_layers(path, predicted, given, layer, others)
         else:
             layers.append(_raster_layer(path, predicted, given, others, band, named=named))
-    return Spec(tuple(layers), _rest(layers, predicted), Path.cwd())
+    complete = _rest(layers, predicted) if rest is None else Complete(rest=rest)
+    return Spec(tuple(layers), None if rest == IGNORED else complete, Path.cwd())
 
 
 def _labels(path: Path, keys: Mapping[str, Any]) -> Labels:
@@ -298,12 +303,13 @@ def _masks(files: Sequence[Path], band: int) -> Iterator[Mask]:
 
 
 def _rest(layers: Sequence[Labels], predicted: Sequence[ClassInfo]) -> Complete | None:
-    """Return what the rest is, where labels are areas of some of the classes."""
+    """Return what the rest is, where labels are footprints."""
     if not any(Path(layer.files[0]).suffix.lower() in VECTOR_ENDINGS for layer in layers):
         return None
     named = {str(v) for layer in layers for v in (*(layer.values or {}).values(), layer.class_) if v is not None}
-    if {info.name for info in predicted} <= named:
-        return None
+    kinds = {kind_of(name) for name in named - {IGNORED}}
+    if len(named - {IGNORED}) > 1 and not kinds <= {Kind.building, Kind.road}:
+        return None  # a map rather than footprints: what it leaves blank is unknown
     return Complete(rest=_background(predicted, named))
 
 

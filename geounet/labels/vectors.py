@@ -144,6 +144,9 @@ def _values(file: str, spec: Labels, codes: Mapping[str, int], fields: Mapping[s
     table = {text: value_of(meaning, codes) for text, meaning in (spec.values or {}).items()}
     texts = [_text(v) for v in fields[spec.column]]
     unknown = sorted({t for t in texts if t not in table})
+    if texts and len(unknown) == len(set(texts)) and spec.others != "refuse":
+        shown = ", ".join(repr(t) if t else "none" for t in unknown[:8]) + (", …" if len(unknown) > 8 else "")
+        raise LabelError(f"{file}: {spec.column} has none of the values that the job lists; it has {shown}")
     other = UNKNOWN
     if spec.others == "refuse":
         if unknown:

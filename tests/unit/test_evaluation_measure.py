@@ -365,6 +365,28 @@ def test_attributes_tell_classes(scene: Any, tmp_path: Path) -> None:
     assert partly["pixel"]["iou"]["building"] == pytest.approx(scores["pixel"]["iou"]["building"])
 
 
+def test_what_is_left_blank(scene: Any, tmp_path: Path) -> None:
+    pred, _, found, truth = scene
+    valid = found != 255
+    kinds = [1] * len(polygons(truth, 1)) + [3] * len(polygons(truth, 3))
+    path = tmp_path / "map.gpkg"
+    shapes = polygons(truth, 1) + polygons(truth, 3)
+    geopandas.GeoDataFrame({"kind": kinds}, geometry=shapes, crs=UTM).to_file(path)
+    how = {"column": "kind", "values": {"1": "building", "3": "water"}}
+    scores = evaluate(pred, path, how=how).scores
+    assert scores["pixel"]["pixels"] == (np.isin(truth, (1, 3)) & valid).sum()
+    scores = evaluate(pred, path, how={**how, "rest": "other"}).scores
+    assert scores["pixel"]["pixels"] == valid.sum()
+    assert scores["classes"] == ["other", "building", "water"]
+    scores = evaluate(pred, path, how={**how, "rest": "land"}).scores
+    assert scores["classes"] == list(NAMES.values())
+    houses = footprints(tmp_path / "houses.gpkg", truth)
+    assert evaluate(pred, houses).scores["pixel"]["pixels"] == valid.sum()
+    assert evaluate(pred, houses, how={"rest": "ignored"}).scores["pixel"]["pixels"] == ((truth == 1) & valid).sum()
+    with pytest.raises(LabelError, match="kind has none of the values that the job lists; it has '1', '3'"):
+        evaluate(pred, path, how={"column": "kind", "values": {"House": "building"}, "others": "ignored"})
+
+
 def test_what_is_only_ruled_out_is_other(scene: Any, tmp_path: Path) -> None:
     pred, _, _, truth = scene
     footprints(tmp_path / "houses.geojson", truth, UTM)
