@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,11 @@ _STRIP = 512
 
 _KEPT_TYPES = ("uint8", "uint16", "int16")
 
+_MOST_OPEN = 32
+"""Scenes that a thread holds open, each with its label files: systems allow a process about a thousand files."""
+
+_OPEN = threading.local()
+
 
 class Reader(Protocol):
     """Pixels and labels of a scene, for one thread."""
@@ -39,6 +45,9 @@ class Reader(Protocol):
 
     def everything(self, rect: Rect) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.uint8]]:
         """Return values, validity and labels, with less work than one by one."""
+
+    def close(self) -> None:
+        """Close the files."""
 
 
 class FileReader:
@@ -63,6 +72,11 @@ class FileReader:
         labels = self._stack.read(rect)
         labels[~valid] = IGNORED
         return values, valid, labels
+
+    def close(self) -> None:
+        """Close the files."""
+        self._scene.close()
+        self._stack.close()
 
 
 @dataclass(frozen=True)
@@ -110,6 +124,9 @@ class WorldReader:
         picture, codes = window(self.seed, rect, gsd=self.spec.gsd, bands=self.spec.bands)
         return picture.astype(np.float32), np.ones(rect.shape, dtype=bool), np.array(self.table, dtype=np.uint8)[codes]
 
+    def close(self) -> None:
+        """Do nothing: there are no files."""
+
 
 WORLD_BANDS = {1: ("grey",), 3: ("red", "green", "blue"), 4: ("red", "green", "blue", "nir")}
 WORLD_CLASSES = CLASSES
@@ -142,7 +159,6 @@ class Source:
     dtype: str
     opener: Callable[[], Reader]
     zoom: tuple[float, float] = (1.0, 1.0)
-    _local: threading.local = field(default_factory=threading.local, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _levels: list[tuple[Pixels, NDArray[np.bool_] | None]] = field(default_factory=list, repr=False)
     _labels: NDArray[np.uint8] | None = field(default=None, repr=False)
@@ -164,10 +180,17 @@ class Source:
         return self._labels is not None
 
     def _reader(self) -> Reader:
-        if not hasattr(self._local, "reader"):
-            self._local.reader = self.opener()
-        reader: Reader = self._local.reader
-        return reader
+        """Return the calling thread's reader; only the last used scenes of a thread stay open."""
+        if not hasattr(_OPEN, "readers"):
+            _OPEN.readers = OrderedDict()
+        readers: OrderedDict[int, tuple[Source, Reader]] = _OPEN.readers
+        if id(self) not in readers:
+            while len(readers) >= _MOST_OPEN:
+                _, (_, oldest) = readers.popitem(last=False)
+                oldest.close()
+            readers[id(self)] = self, self.opener()  # the source is held, so that no other takes its number
+        readers.move_to_end(id(self))
+        return readers[id(self)][1]
 
     def keep(self) -> None:
         """Decode the scene and keep it in memory.
@@ -193,6 +216,7 @@ class Source:
             values[:, rect.y0 : rect.y1] = part
             valid[rect.y0 : rect.y1] = known
             labels[rect.y0 : rect.y1] = found
+        reader.close()
         self._levels = [(values, None if valid.all() else valid)]
         self._labels = labels
 

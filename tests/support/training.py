@@ -18,6 +18,7 @@ class ArrayReader:
     def __init__(self, values: Any, labels: Any, valid: Any = None) -> None:
         self.values, self.codes = np.asarray(values), np.asarray(labels, dtype=np.uint8)
         self.valid = np.ones(self.codes.shape, dtype=bool) if valid is None else valid
+        self.closed = 0
 
     def __call__(self) -> ArrayReader:
         """Return itself."""
@@ -37,6 +38,10 @@ class ArrayReader:
     def everything(self, rect: Rect) -> Any:
         """Return all of it."""
         return (*self.read(rect), self.labels(rect))
+
+    def close(self) -> None:
+        """Count."""
+        self.closed += 1
 
 
 def source(values: Any, labels: Any = None, valid: Any = None, *, kept: bool = True, name: str = "s", data: int = 0,

@@ -233,3 +233,16 @@ def test_cells_are_what_the_constant_says() -> None:
     found = survey(source(noise(130, 70)), 10**9)
     assert isinstance(found, Cells)
     assert {tuple(c) for c in found.corner.tolist()} == {(y, x) for y in (0, CELL, 2 * CELL) for x in (0, CELL)}
+
+
+def test_a_thread_holds_few_scenes_open() -> None:
+    sources = [source(noise(64, 64), kept=False, name=f"s{k}") for k in range(50)]
+    for _ in range(2):
+        for here in sources:
+            assert here.labels(Rect(0, 0, 9, 9)).shape == (9, 9)
+    readers: list[Any] = [here.opener for here in sources]
+    # opened twice fifty times, because each comes again after more others than may be open
+    assert sum(reader.closed for reader in readers) == 2 * 50 - 32
+    kept = source(noise(64, 64))
+    opener: Any = kept.opener
+    assert opener.closed == 1
