@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geounet.config.card import OWN_NETWORKS, Card, InputSpec, TileSpec
+from geounet.errors import JobError
 
 if TYPE_CHECKING:
     from geounet.config.train import TrainJob
@@ -43,6 +44,8 @@ def card_of(job: TrainJob, data: Dataset) -> Card:
     ------
     ModelError
         If there is no such architecture or encoder.
+    JobError
+        If the network does not take windows of that size.
     """
     from geounet.models.network import stride
 
@@ -70,6 +73,10 @@ def card_of(job: TrainJob, data: Dataset) -> Card:
         }
     )
     step = stride(card)
+    for key, side in (("size", job.sampling.size), ("validation_size", job.sampling.validation_size)):
+        if side is not None and side % step:
+            near = " or ".join(str(k * step) for k in (side // step, side // step + 1) if k)
+            raise JobError(f"sampling.{key}: found {side}, {card.network} takes multiples of {step}: {near}")
     # Larger tiles than windows were trained with do no harm to a convolutional network, and waste less on overlaps.
     tile = TileSpec(size=-(-max(size, 512) // step) * step, multiple_of=step)
     return card.model_copy(update={"tile": tile})

@@ -50,7 +50,31 @@ def start(job: TrainJob, card: Card) -> tuple[nn.Module, str]:
         said = _bundle(network, job.model.start)
     if job.model.dropout > 0:
         set_dropout(network, job.model.dropout, card)
+    try_out(network, card, job.sampling.size)
     return network, said
+
+
+def try_out(network: nn.Module, card: Card, size: int) -> None:
+    """Run a network on one window of zeros; its state stays as it is.
+
+    Raises
+    ------
+    ModelError
+        If it fails, or returns another shape than is wanted.
+    """
+    training = network.training
+    try:
+        with torch.no_grad():
+            found = tuple(network.eval()(torch.zeros(1, len(card.input.bands), size, size)).shape)
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        raise ModelError(f"{card.network} fails on windows of {size} px: {one_line(error)}") from error
+    finally:
+        network.train(training)
+    if found != (1, card.channels, size, size):
+        raise ModelError(
+            f"{card.network} returns {found} for a window of {size} px, expected (1, {card.channels}, {size}, {size}): "
+            "a value for each pixel and class"
+        )
 
 
 def set_dropout(network: nn.Module, share: float, card: Card) -> None:

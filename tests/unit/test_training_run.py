@@ -140,6 +140,7 @@ def test_a_binary_network_without_validation(tmp_path: Path) -> None:
     [
         ({"split": {"validation": None, "test": None}, "run": {"patience": 2}}, "nothing is held out to validate on"),
         ({"loss": {"terms": [{"name": "binary-cross-entropy"}]}}, "is for activation sigmoid"),
+        ({"sampling": {"size": 72}}, r"sampling.size: found 72, FPN .* takes multiples of 32: 64 or 96"),
         ({"model": {"dropout": 0.1, "architecture": "Unet", "encoder": "resnet18", "arguments": {}}}, "has no dropout"),
     ],
 )

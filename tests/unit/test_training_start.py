@@ -15,7 +15,7 @@ from geounet.config.train import TrainJob
 from geounet.errors import JobError, ModelError
 from geounet.models.bundle import save_ensemble
 from geounet.models.network import build, load
-from geounet.training.start import start
+from geounet.training.start import start, try_out
 from tests.support.local import card
 from tests.support.models import small_unet
 
@@ -152,3 +152,15 @@ def test_networks_without_a_choice_of_encoder_and_ensembles_say_so(tmp_path: Pat
     both = save_ensemble(tmp_path / "both", members)
     with pytest.raises(ModelError, match=r"is an ensemble; give one of its members, such as .*m0"):
         start(job(start=str(both.folder)), both.members[0].card)
+
+
+def test_a_network_that_does_not_take_the_windows() -> None:
+    pyramid = card(architecture="FPN", encoder="tu-resnet10t")
+    with pytest.raises(ModelError, match=r"FPN with encoder tu-resnet10t fails on windows of 250 px: "):
+        try_out(build(pyramid), pyramid, 250)
+    network = build(RESNET).train()
+    try_out(network, RESNET, 64)
+    assert network.training
+    pooled = torch.nn.Sequential(build(RESNET), torch.nn.AvgPool2d(4))
+    with pytest.raises(ModelError, match=r"returns \(1, 4, 16, 16\) for a window of 64 px, expected \(1, 4, 64, 64\)"):
+        try_out(pooled, RESNET, 64)
