@@ -18,6 +18,7 @@ from geounet.config.load import job_from_options
 from geounet.engine.pool import InlinePool
 from geounet.models.bundle import Bundle, save_bundle, save_ensemble
 from geounet.models.network import build
+from geounet.models.predictor import Predictor
 from tests.support.local import card, write_scene
 from tests.support.models import small_unet
 from tests.unit.test_models_network import CASES
@@ -125,12 +126,23 @@ def test_an_ensemble_runs_as_one_model(scene: Path, tmp_path: Path) -> None:
     assert (entry["networks"], entry["state"]) == (2, "planned")
 
 
-def test_a_plan_counts_all_members(scene: Path, tmp_path: Path) -> None:
+def test_a_plan_counts_all_members(scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of a tile is measured with all members at work, and the memory holds the weights of all."""
+    forwards: list[str] = []
+    real = Predictor._symmetric
+
+    def counting(self: Predictor, tiles: torch.Tensor, member: Any, n: int) -> torch.Tensor:
+        forwards.append(self.name)
+        return real(self, tiles, member, n)
+
+    monkeypatch.setattr(Predictor, "_symmetric", counting)
     single = small_unet(tmp_path / "single")
     five = save_ensemble(tmp_path / "five", [single.folder] * 5)
-    seconds = []
+    memory = []
     for bundle in (single, five):
         (entry,) = plan_job(job_of(scene, bundle, tmp_path / bundle.card.name, "tiling.tile=128"))
-        seconds.append(entry["seconds"])
         assert entry["networks"] == len(bundle.parts)
-    assert seconds[1] >= seconds[0]
+        assert entry["seconds"] is not None
+        memory.append(entry["memory_bytes"])
+    assert forwards.count("five") == 5 * forwards.count("small") > 0
+    assert memory[1] - memory[0] > 3 * single.size
