@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import shapely
-from affine import Affine
 
+from geounet.config.card import ClassInfo
 from geounet.engine.scene import Progress, Silent
 from geounet.errors import GeounetError, JobError, LabelError
 from geounet.evaluation.compare import Comparison, Settings, WindowScore
@@ -140,12 +140,17 @@ def evaluate(
         raise JobError("give labels either as files (--truth) or as a file that describes them (--labels)")
     if (probability is not None or image is not None) and len(found) > 1:
         raise JobError(f"probability and image belong to one scene, found {len(found)}")
-    files = [] if truth is None else expand([str(t) for t in _listed(truth)], Path.cwd(), "truth")
+    if labels is not None:
+        spec = load_spec(Path(labels))
+        files = [file for layer in spec.layers for file in expand(layer.files, spec.root, "labels")]
+    else:
+        files = expand([str(t) for t in _listed(truth or [])], Path.cwd(), "truth")
     how = how or {}
     found = [_named(p, files, label_band, names, how.get("class_")) for p in found]
     if probability is not None or image is not None:
         found = [with_picture(replace(found[0], probability=_path(probability) or found[0].probability), _path(image))]
-    spec = load_spec(Path(labels)) if labels is not None else _spec(found, files, label_band, how)
+    if labels is None:
+        spec = _spec(found, files, label_band, how)
     cases = _cases(found, spec, files, aoi, aoi_crs, label_band)
     labelled = label_files(spec, cases[0].classes, [c.frame for c in cases], [c.file for c in cases])
     if settings.metres and cases[0].metric.unit != "m":
@@ -195,10 +200,15 @@ def _named(
 def _spec(found: Sequence[Prediction], files: Sequence[Path], band: int, how: Mapping[str, Any]) -> Spec:
     mask = next((p.mask for p in found if p.mask is not None), None)
     if mask is not None:
-        return spec_of(files, mask.classes, named=mask.named, band=band, **how)
+        return spec_of(files, mask.classes, coded="names" if mask.named else "values", band=band, **how)
     words = [*(how.get("values") or {}).values(), *(how.get("colours") or {}).values()]
     words += [how["class_"]] if how.get("class_") else []
-    return spec_of(files, without_mask(files, band, words), named=True, band=band, **how)
+    return spec_of(files, _vector_classes(found[0], files, band, words), coded="nothing", band=band, **how)
+
+
+def _vector_classes(found: Prediction, files: Sequence[Path], band: int, words: Sequence[str]) -> list[ClassInfo]:
+    assert found.vectors is not None
+    return without_mask(files, band, words, found.vectors)
 
 
 def _cases(
@@ -214,14 +224,15 @@ def _cases(
     words, _ = spec.names()
     rasters = [path for path in files if path.suffix.lower() not in VECTOR_ENDINGS]
     for prediction in found:
-        infos = prediction.mask.classes if prediction.mask else without_mask(files, band, sorted(words))
+        mask = prediction.mask
+        infos = mask.classes if mask else tuple(_vector_classes(prediction, files, band, sorted(words)))
         classes = classes_of(infos, spec)
         if cases and cases[0].classes.names != classes.names:
             raise JobError(
                 f"{prediction.name} has the classes {', '.join(classes.names)}, {cases[0].prediction.name} has "
                 f"{', '.join(cases[0].classes.names)}; evaluate them one after the other"
             )
-        grid = _grid(prediction, rasters)
+        grid = _grid(prediction, files)
         frame = Frame(prediction.name, (grid.rows, grid.cols), grid.transform, grid.crs, grid.gsd)
         file = Path(prediction.info.files[0]) if prediction.info else Path(f"{prediction.name}.tif")
         if len(found) == 1 and len(rasters) == 1:
@@ -235,25 +246,25 @@ def _cases(
     return cases
 
 
-def _grid(prediction: Prediction, rasters: Sequence[Path]) -> Grid:
-    """Return the pixels of a scene: of its mask, else of its labels, else one that stands for its vectors."""
+def _grid(prediction: Prediction, files: Sequence[Path]) -> Grid:
+    """Return the pixels of a scene: of its mask, else of its labels, else one that stands for vectors."""
     if prediction.mask is not None:
         return prediction.mask.grid
+    rasters = [path for path in files if path.suffix.lower() not in VECTOR_ENDINGS]
     if rasters:
         with opened(str(rasters[0])) as dataset:
             return grid_of(dataset)
     assert prediction.vectors is not None
-    boxes, crs = [], None
-    for layer in layers_of(prediction.vectors):
-        shapes, crs = read_shapes(prediction.vectors, layer)
-        if len(shapes):
-            boxes.append(shapely.total_bounds(shapes))
-    if not boxes:
-        boxes = [np.array([0.0, 0.0, 1.0, 1.0])]
-    x0, y0 = min(b[0] for b in boxes), min(b[1] for b in boxes)
-    x1, y1 = max(b[2] for b in boxes), max(b[3] for b in boxes)
-    affine = Affine(max(x1 - x0, 1e-9), 0, x0, 0, -max(y1 - y0, 1e-9), y1)
-    return Grid(1, 1, tuple(float(v) for v in affine[:6]), crs, real=False)  # type: ignore[arg-type]
+    # Where nothing was predicted, the place is that of the labels.
+    for path in (prediction.vectors, *files):
+        found = [read_shapes(path, layer) for layer in layers_of(path)]
+        boxes = [(shapely.total_bounds(shapes), crs) for shapes, crs in found if len(shapes)]
+        if boxes:
+            low = np.min([box[:2] for box, _ in boxes], axis=0)
+            size = np.maximum(np.max([box[2:] for box, _ in boxes], axis=0) - low, 1e-9)
+            transform = (float(size[0]), 0.0, float(low[0]), 0.0, -float(size[1]), float(low[1] + size[1]))
+            return Grid(1, 1, transform, boxes[0][1], real=False)
+    raise JobError(f"{prediction.vectors}: nothing to compare: neither it nor the labels hold features")
 
 
 def _compared(number: int, case: Case, labelled: Labelled, settings: Settings, work: Path) -> Any:

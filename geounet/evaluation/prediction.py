@@ -186,6 +186,9 @@ def _of_folder(folder: Path) -> list[Prediction]:
     done = [e for e in entries if e.get("state") in ("done", "unchanged")]
     if not done:
         raise JobError(f"{folder}: none of its scenes is done")
+    models = sorted({str(e.get("model", {}).get("name")) for e in done})
+    if len(models) > 1:
+        raise JobError(f"{folder}: holds results of several models ({', '.join(models)}); give the folders of one")
     return [of_manifest(entry, folder, folder / entry["folder"]) for entry in done]
 
 

@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pyogrio
 from pydantic import Field, ValidationError
 
@@ -20,12 +21,15 @@ from geounet.errors import JobError, LabelError, VectorError
 from geounet.evaluation.prediction import VECTOR_ENDINGS, Mask, read_mask
 from geounet.evaluation.shapes import layers_of
 from geounet.evaluation.truth import IGNORED, OTHER, Spec
-from geounet.types import MAX_CLASSES
+from geounet.types import MAX_CLASSES, NODATA
 from geounet.vector.ingest import described, distinct, kind_of
 from geounet.vector.source import opened
 
 OURS = ("buildings", "road_edges")
 """Layers of our own GeoPackages that are labels where nothing else is said."""
+
+
+Coded = Literal["names", "values", "nothing"]
 
 
 class LabelFile(Section):
@@ -48,7 +52,7 @@ def load_spec(path: Path) -> Spec:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise JobError(f"{path}: cannot be read: {reason}") from None
-    document = read(text, str(path), needs="`labels:`")
+    document = read(text, str(path), needs="`labels:`", numbers=True)
     try:
         found = LabelFile.model_validate(document.data)
     except ValidationError as error:
@@ -79,7 +83,7 @@ def spec_of(
     files: Sequence[Path],
     predicted: Sequence[ClassInfo],
     *,
-    named: bool,
+    coded: Coded = "names",
     class_: str | None = None,
     values: Mapping[str, str] | None = None,
     colours: Mapping[str, str] | None = None,
@@ -98,8 +102,9 @@ def spec_of(
         Rasters or vector files, all of one kind.
     predicted
         Classes of the prediction; `code` is the value in its mask.
-    named
-        Whether their names are known, and not just the values.
+    coded
+        What the prediction tells of its classes: `names`, and their values in the mask; `values` of a mask without
+        names; `nothing`, as it is vectors.
     class_, values, colours, column, layer, width_m, others, band
         As in `geounet.config.data.Labels`.
     rest
@@ -122,7 +127,7 @@ def spec_of(
         if path.suffix.lower() in VECTOR_ENDINGS:
             layers += _vector_layers(path, predicted, given, layer, others)
         else:
-            layers.append(_raster_layer(path, predicted, given, others, band, named=named))
+            layers.append(_raster_layer(path, predicted, given, others, band, coded))
     complete = _rest(layers, predicted) if rest is None else Complete(rest=rest)
     return Spec(tuple(layers), None if rest == IGNORED else complete, Path.cwd())
 
@@ -175,13 +180,13 @@ def _told(path: Path, layer: str, geometry: str, predicted: Sequence[ClassInfo])
 
 
 def _raster_layer(
-    path: Path, predicted: Sequence[ClassInfo], given: Mapping[str, Any], others: str, band: int, *, named: bool
+    path: Path, predicted: Sequence[ClassInfo], given: Mapping[str, Any], others: str, band: int, coded: Coded
 ) -> Labels:
     keys = {**given, "band": band}
     if "class" in keys and not keys.keys() & {"values", "colours"}:
         keys["values"] = _binary(path, keys.pop("class"), predicted, band)
     if not keys.keys() & {"class", "values", "colours"}:
-        keys["values"] = _values(path, predicted, band, named=named)
+        keys["values"] = _values(path, predicted, band, coded)
     if keys.keys() & {"values", "colours"}:
         keys["others"] = others
     return _labels(path, keys)
@@ -197,7 +202,7 @@ def _binary(path: Path, name: str, predicted: Sequence[ClassInfo], band: int) ->
     return table | {"255": IGNORED} if values - {"255"} else table
 
 
-def _values(path: Path, predicted: Sequence[ClassInfo], band: int, *, named: bool) -> dict[str, str]:
+def _values(path: Path, predicted: Sequence[ClassInfo], band: int, coded: Coded) -> dict[str, str]:
     """Return what the values of a class raster mean: as its names say, else they are those of the mask."""
     if not path.is_file():
         raise LabelError(f"{path}: no such file")
@@ -205,11 +210,13 @@ def _values(path: Path, predicted: Sequence[ClassInfo], band: int, *, named: boo
         if dataset.count >= 3 and band == 1:
             raise LabelError(
                 f"{path}: has {dataset.count} bands; for a picture whose colours are classes say which: "
-                "--colours '#3C1098=building,…'; else --band N"
+                "--colours '#3C1098=building,…'; else --label-band N"
             )
         names = {value: name.strip() for value, name in described(path, dataset, band)[0].items() if name.strip()}
-    known = {info.name for info in predicted}
-    if named and names:
+        whole = np.dtype(dataset.dtypes[band - 1]).kind in "iu" if band <= dataset.count else False
+        values = set(distinct(path, dataset, band)) if whole else set()
+    if coded != "values" and names:
+        known = {info.name for info in predicted}
         foreign = sorted(set(names.values()) - known)
         if foreign:
             raise JobError(
@@ -218,6 +225,17 @@ def _values(path: Path, predicted: Sequence[ClassInfo], band: int, *, named: boo
                 f"{OTHER}'"
             )
         return {"255": IGNORED} | {str(value): name for value, name in names.items()}
+    if values == {0, NODATA}:
+        raise JobError(
+            f"{path}: holds 0 and 255 and no names: if 255 is a class, say which with --class NAME; if it is nothing, "
+            "say --values '0=CLASS,255=ignored'"
+        )
+    if coded == "nothing":
+        classes = sorted(values - {0, NODATA})
+        if len(classes) > 1 or len(predicted) != 1:
+            raise JobError(f"{path}: its values have no names; say which are which with --values 'VALUE=CLASS,…', or "
+                           "with --class NAME")  # fmt: skip
+        return {"0": OTHER, "255": IGNORED, str(classes[0] if classes else 1): predicted[0].name}
     return {"255": IGNORED} | {str(info.code): info.name for info in predicted}
 
 
@@ -272,7 +290,7 @@ def of_one_class(mask: Mask, files: Sequence[Path], class_: str | None) -> Mask:
     return with_names(mask, {"0": "background", str(values[0] if values else 1): name})
 
 
-def without_mask(files: Sequence[Path], band: int, words: Iterable[str]) -> list[ClassInfo]:
+def without_mask(files: Sequence[Path], band: int, words: Iterable[str], vectors: Path) -> list[ClassInfo]:
     """Return the classes of predicted vectors: buildings and roads, and what labels hold beside them.
 
     Parameters
@@ -281,16 +299,24 @@ def without_mask(files: Sequence[Path], band: int, words: Iterable[str]) -> list
         The labels.
     words
         Classes that options name.
+    vectors
+        The prediction: polygons are buildings, lines are roads.
+
+    Raises
+    ------
+    JobError
+        If it holds neither.
     """
     found = next((list(mask.classes) for mask in _masks(files, band) if mask.named), [])
-    names = [info.name for info in found]
-    code = max([info.code for info in found], default=-1)
-    for word in [*words, *([] if found else ["building", "road"])]:
-        if word not in (*names, IGNORED, OTHER) and kind_of(word) not in {kind_of(name) for name in names} - {
-            Kind.other
-        }:
-            code += 1
-            names.append(word)
+    kinds = " ".join(layers_of(vectors).values())
+    mixed = "Unknown" in kinds or "Collection" in kinds  # an empty or a colourful layer
+    usual = [name for name, word in (("building", "Polygon"), ("road", "Line")) if word in kinds or mixed]
+    if not usual:
+        raise JobError(f"{vectors}: nothing to compare: holds neither polygons nor lines")
+    for word in [*words, *([] if found else usual)]:
+        taken = {info.kind for info in found} - {Kind.other}
+        if word not in (IGNORED, OTHER, *(info.name for info in found)) and kind_of(word) not in taken:
+            code = len(found)
             found.append(ClassInfo(name=word, code=code, colour=PALETTE[code % len(PALETTE)], kind=kind_of(word)))
     return found
 

@@ -227,6 +227,7 @@ def test_a_band_of_a_mask_of_several_classes(scene: Any, tmp_path: Path) -> None
     white = raster(tmp_path / "white.tif", np.where(truth == 2, 255, 0).astype(np.uint8), nodata=None)
     known = found != 255
     a, b = (truth == 2) & known, (found == 2) & known
+    assert "if 255 is a class, say which with --class" in failing(mask, white, band=2)
     scores = evaluate(mask, white, band=2, how={"class_": "road"}).scores
     assert scores["pixel"]["iou"]["road"] == pytest.approx((a & b).sum() / (a | b).sum())
     assert scores["pixel"]["pixels"] == known.sum()
@@ -317,6 +318,16 @@ def test_vectors_against_vectors(scene: Any, tmp_path: Path) -> None:
     assert mixed["f1_50"] == expected["f1_50"]
     area = (500000.0, 5299962.5, 500030.0, 5300000.0)
     assert evaluate(gpkg, houses, aoi=area).scores["buildings"]["truth"] == 3
+    spec = tmp_path / "labels.yaml"
+    spec.write_text("labels:\n  - {files: labels.tif, values: {0: other, 1: building, 2: other, 3: other}}\n")
+    assert evaluate(gpkg, labels=spec).scores["buildings"] == mixed
+    # A raster of one class without names is what the vectors are.
+    one = raster(tmp_path / "one.tif", np.where(truth == 255, 255, truth == 1).astype(np.uint8))
+    assert evaluate(gpkg, one).scores["buildings"] == mixed
+    nothing = tmp_path / "nothing.gpkg"
+    geopandas.GeoDataFrame(geometry=[], crs=UTM).to_file(nothing, layer="buildings", geometry_type="Polygon")
+    assert evaluate(nothing, houses).scores["buildings"]["f1_50"] == 0.0
+    assert "values have no names" in failing(gpkg, raster(tmp_path / "many.tif", truth))
 
 
 def test_roads_as_lines(scene: Any, tmp_path: Path) -> None:
@@ -448,6 +459,10 @@ def test_the_folder_of_a_run(scene: Any, tmp_path: Path) -> None:
     expected = evaluate(pred, labels).scores
     assert whole["pixel"] == expected["pixel"]
     assert whole["buildings"]["f1_50"] == expected["buildings"]["f1_50"]
+    second = {**entry, "model": {"name": "n", "head": "softmax"}}
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps({"scenes": [entry, second]}))
+    with pytest.raises(JobError, match="several models"):
+        evaluate(tmp_path / "out", labels)
     entry["model"]["head"] = "multilabel"
     (tmp_path / "out" / "manifest.json").write_text(json.dumps({"scenes": [entry]}))
     with pytest.raises(JobError, match="overlap"):
