@@ -131,7 +131,7 @@ def clean(out: Path, work: Path | None = None) -> tuple[int, int]:
             return 0, 0
         raise GeounetError(f"{out}: no output folder of a run (it holds no .geounet)")
     with locked(folder):
-        parts = sorted(p for p in (folder / "scenes").glob("*") if p.is_dir())
+        parts = sorted(p for stage in ("scenes", "mosaics") for p in (folder / stage).glob("*") if p.is_dir())
         size = folder_bytes(parts)
         for path in parts:
             shutil.rmtree(path)

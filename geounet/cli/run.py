@@ -13,6 +13,9 @@ from geounet.cli.options import json_option, takes_job
 if TYPE_CHECKING:
     from geounet.config.job import Job
 
+MANY = ("_fgb", "_parquet")
+"""Ends of the keys of files that hold one layer."""
+
 
 @click.command(short_help="Segment scenes: masks and GeoPackages.")
 @takes_job
@@ -70,7 +73,7 @@ def summary(manifest: dict[str, Any], out: Path) -> list[str]:
             + (f"; {len(blocks['failed'])} blocks failed and are nodata" if blocks["failed"] else "")
         )
         lines.extend(f"  warning: {warning}" for warning in scene.get("warnings", []))
-        lines.extend(f"  {out / path}" for key, path in scene["files"].items() if key not in ("style", "aux"))
+        lines.extend(_shown(scene["files"], out))
     for mosaic in manifest.get("mosaics", []):
         count = len(mosaic["scenes"])
         if mosaic["state"] == "failed":
@@ -80,5 +83,17 @@ def summary(manifest: dict[str, Any], out: Path) -> list[str]:
         done = "already done, nothing to do" if mosaic["state"] == "unchanged" else f"done in {mosaic['seconds']:.0f} s"
         lines.append(f"mosaic of {count} scenes: {done}; {features}")
         lines.extend(f"  warning: {note}" for note in mosaic.get("notes", []))
-        lines.extend(f"  {out / path}" for path in mosaic["files"].values())
+        lines.extend(_shown(mosaic["files"], out))
+    return lines
+
+
+def _shown(files: dict[str, str], out: Path) -> list[str]:
+    """Return the files in lines: no sidecars, and formats with a file a layer in one line each."""
+    single = [path for key, path in files.items() if key not in ("style", "aux") and not key.endswith(MANY)]
+    lines = [f"  {out / path}" for path in single]
+    for ending in MANY:
+        several = [path for key, path in files.items() if key.endswith(ending)]
+        if several:
+            layers = ", ".join(key.removesuffix(ending) for key in files if key.endswith(ending))
+            lines.append(f"  {out / Path(several[0]).parent}: {layers} as .{ending[1:]}")
     return lines

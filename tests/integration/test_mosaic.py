@@ -13,6 +13,7 @@ from rasterio import Affine
 
 from geounet.batch.mosaic import check, mosaics
 from geounet.batch.run import _entry, scene_runs
+from geounet.batch.status import clean
 from geounet.cli.run import summary
 from geounet.config.job import Job
 from geounet.config.load import job_from_options
@@ -167,5 +168,9 @@ def test_a_mosaic_that_cannot_be_made_is_told(town_job: Any) -> None:
     mask.write_bytes(mask.read_bytes()[:100])
     (made,) = make(job, entries, [])
     assert made["state"] == "failed"
+    left = Path(job.outputs.folder) / ".geounet" / "mosaics"
+    assert list(left.iterdir()) == [left / "two_scenes_1"]
+    assert clean(Path(job.outputs.folder))[0] == 1
+    assert list(left.iterdir()) == []
     assert mask.name in made["error"]
     assert "failed" in summary({"scenes": [], "mosaics": [made]}, Path(job.outputs.folder))[0]
