@@ -39,7 +39,7 @@ def demo(ctx: click.Context, out: Path, size: int, seed: int, workers: int | Non
     if result.exit_code == 0:
         folder = out / scene.stem
         click.echo("")
-        click.echo(f"Look at {folder / (scene.stem + '_preview.png')}, or open in QGIS:")
-        click.echo(f"  qgis {scene} {folder / (scene.stem + '_mask.tif')} {folder / (scene.stem + '.gpkg')}")
+        click.echo(f"Look at {folder / (scene.stem + '_preview.png')}, or in QGIS open the project in the GeoPackage:")
+        click.echo(f"  Project > Open From > GeoPackage: {folder / (scene.stem + '.gpkg')}")
         click.echo(f"What was done, in figures: {out / 'report.html'}")
     ctx.exit(result.exit_code)

@@ -96,6 +96,7 @@ def _view(manifest: Mapping[str, Any], out: Path) -> dict[str, Any]:
         ("Duration", _duration(manifest.get("seconds"))),
         ("Exit code", _text(manifest.get("exit_code"))),
         ("Input", _megapixels(sum(v["pixels"] for v in scenes if v["state"] != "failed"))),
+        ("Mosaic", "; ".join(_mosaic(_mapping(entry)) for entry in manifest.get("mosaics") or [])),
     ]
     return {
         "title": _text(job.get("name")) or "geounet",
@@ -109,6 +110,15 @@ def _view(manifest: Mapping[str, Any], out: Path) -> dict[str, Any]:
         "warned": sum(len(v["warnings"]) for v in scenes),
         "manifest": (out / "manifest.json").is_file(),
     }
+
+
+def _mosaic(mosaic: Mapping[str, Any]) -> str:
+    """Return what became of all scenes as one, in a line."""
+    if mosaic.get("state") == "failed":
+        return f"{_text(mosaic.get('name'))} failed: {_text(mosaic.get('error'))}"
+    files = ", ".join(_text(name) for name in _mapping(mosaic.get("files")).values())
+    counts = ", ".join(f"{_text(count)} {layer}" for layer, count in _mapping(mosaic.get("features")).items())
+    return f"{files}: {counts}; of {len(mosaic.get('scenes') or [])} scenes"
 
 
 def _scene(scene: Mapping[str, Any], out: Path, budget: int) -> dict[str, Any]:

@@ -275,3 +275,16 @@ def test_same_manifest_same_bytes_and_nothing_left_behind(tmp_path: Path) -> Non
     write_report(tmp_path / "b.html", manifest(done()))
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.html", "b.html"]
+
+
+def test_mosaics_are_told(tmp_path: Path) -> None:
+    made = {
+        "name": "town", "state": "done", "files": {"vectors": "town.gpkg"}, "features": {"buildings": 12},
+        "scenes": ["a", "b"],
+    }  # fmt: skip
+    failed = {"name": "town_b", "state": "failed", "error": "disk full", "files": {}, "scenes": ["a"]}
+    write_report(tmp_path / "report.html", manifest(done(), mosaics=[made, failed]))
+    text = Checked((tmp_path / "report.html").read_text(encoding="utf-8")).text
+    assert "town.gpkg: 12 buildings; of 2 scenes; town_b failed: disk full" in text
+    write_report(tmp_path / "report.html", manifest(done(), mosaics=[]))
+    assert "Mosaic" not in Checked((tmp_path / "report.html").read_text(encoding="utf-8")).text
