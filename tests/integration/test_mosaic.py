@@ -121,13 +121,23 @@ def make(job: Job, entries: list[dict[str, Any]], before: list[dict[str, Any]]) 
 
 
 def test_a_job_makes_one_geopackage_of_all_scenes(town_job: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    job = town_job()
+    job = town_job("vector.formats=[gpkg, fgb, parquet]")
     out = Path(job.outputs.folder)
     entries = done(job)
-    assert all("probability" in entry["files"] for entry in entries)
+    for entry in entries:
+        files, name = entry["files"], entry["name"]
+        assert files["probability"] == f"{name}/{name}_prob.tif"
+        assert files["landcover_fgb"] == f"{name}/{name}_landcover.fgb"
+        assert all((out / path).is_file() for path in files.values())
+        assets = json.loads((out / files["item"]).read_text())["assets"]
+        assert assets["landcover_parquet"]["type"] == "application/vnd.apache.parquet"
+        assert assets["road_edges_fgb"]["href"] == f"./{name}_road_edges.fgb"
     (made,) = make(job, entries, [])
-    assert (made["state"], made["files"], made["scenes"]) == (
-        "done", {"vectors": "two_scenes_1.gpkg"}, ["west", "east"])  # fmt: skip
+    assert (made["state"], made["scenes"]) == ("done", ["west", "east"])
+    assert made["files"]["vectors"] == "two_scenes_1.gpkg"
+    assert made["files"]["buildings_fgb"] == "two_scenes_1_buildings.fgb"
+    assert len(made["files"]) == 9
+    assert all((out / path).is_file() for path in made["files"].values())
     assert not (out / ".geounet" / "mosaics" / "two_scenes_1").exists()
     # Every pixel is counted once: the union of both scenes, the first one's classes where they overlap.
     masks = {}
@@ -140,7 +150,8 @@ def test_a_job_makes_one_geopackage_of_all_scenes(town_job: Any, capsys: pytest.
     assert None not in cover["confidence"]
     lines = summary({"scenes": [], "mosaics": [made]}, out)
     assert "mosaic of 2 scenes: done" in lines[0]
-    assert lines[-1].endswith("two_scenes_1.gpkg")
+    assert lines[-3].endswith("two_scenes_1.gpkg")
+    assert lines[-1].endswith("buildings, road_edges, road_nodes, landcover as .parquet")
 
     stamp = (out / "two_scenes_1.gpkg").stat().st_mtime_ns
     (again,) = make(job, entries, json.loads(json.dumps([made])))
