@@ -54,9 +54,9 @@ def _lines(entry: dict[str, Any]) -> list[str]:
     )
     processes = f"{entry['workers']} workers × {entry['threads']} threads"
     members = f" ({entry['networks']} networks a tile)" if entry["networks"] > 1 else ""
+    size = f"{grid['scene_grid'][1]} × {grid['scene_grid'][0]} px{resampled}"
     return [
-        f"{entry['name']}: {grid['scene_grid'][1]} × {grid['scene_grid'][0]} px{resampled}, model {entry['model']}"
-        f"{members}",
+        f"{entry['name']}: {size}, model {entry['model']}{members}",
         f"  {tiles}; {grid['inferred_per_pixel']:.2f} px inferred per px",
         f"  {entry['device']}, {entry['precision']}, batch {entry['batch']}, {processes}{time_}",
         f"  memory about {_size(entry['memory_bytes'])} a worker",

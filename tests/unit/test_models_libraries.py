@@ -32,7 +32,8 @@ def test_what_was_put_off_works_when_it_is_called() -> None:
 from torchvision.ops import roi_align
 boxes = [torch.tensor([[0.0, 0.0, 4.0, 4.0]])]
 assert roi_align(torch.ones(1, 3, 8, 8), boxes, 2).eq(1).all()
-network = timm.create_model("naflexvit_base_patch16_gap", depth=1, num_classes=3).eval()  # its methods carry the decorator
+# Its methods carry the decorator.
+network = timm.create_model("naflexvit_base_patch16_gap", depth=1, num_classes=3).eval()
 picture = torch.rand(1, 3, 64, 64)
 compiled = torch.compile(network, backend="eager")
 assert torch.allclose(network(picture), compiled(picture), atol=1e-5)
