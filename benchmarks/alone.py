@@ -34,7 +34,7 @@ def forward(model: str, tile: int, batch: int, precision: str, threads: int, *, 
         network = load(bundle).eval()
     else:
         predictor = Predictor(bundle, precision=precision, tile=tile, batch=batch, threads=threads)
-        network = predictor._network
+        network = predictor._members[0].network
         example = example.contiguous(memory_format=torch.channels_last)
 
     def once() -> Any:

@@ -104,7 +104,7 @@ class Network:
         import torch
 
         with torch.inference_mode():
-            return self.predictor._network(tiles.contiguous(memory_format=torch.channels_last)).float()
+            return self.predictor._members[0].network(tiles.contiguous(memory_format=torch.channels_last)).float()
 
     def _mask(self, scores: NDArray[Any]) -> NDArray[np.uint8]:
         if self.card.head == "softmax":
