@@ -142,7 +142,8 @@ def _make(
         mask = str(out / entry["files"]["mask"])
         stored = entry["files"].get("probability")
         pieces.append(Piece(mask, None if stored is None else str(out / stored)))
-        below += [backdrop.scene(file, Path(file).stem) for file in run.spec.files]
+        room = max(0, backdrop.MOST - len(below))
+        below += [backdrop.scene(file, Path(file).stem) for file in run.spec.files[:room]]
     logger.info("%s: %d scenes as one", path.name, len(scenes))
     joined = mosaic(pieces, work)
     request = VectorRequest(
@@ -163,7 +164,7 @@ def _make(
         multilabel=multilabel,
         identity=fingerprint(key, joined.identity),
         formats=tuple(sections.formats),
-        backdrops=tuple(below[: backdrop.MOST]),
+        backdrops=tuple(below),
     )
     executor = PoolExecutor(pool, lambda label, done, total: progress.update(label, done, total))
     report: dict[str, Any] = geopackage(request, executor, joined.notes)

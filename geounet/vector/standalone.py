@@ -97,7 +97,7 @@ def vectorize(order: Order) -> dict[str, Any]:
             work=work,
             metadata={"source": ", ".join(raster.name for raster in order.rasters), **order.metadata},
             formats=tuple(order.formats),
-            backdrops=tuple(_backdrop(order, *both) for both in zip(order.rasters, taken, strict=True))[:MOST],
+            backdrops=tuple(_backdrop(order, *both) for both in zip(order.rasters[:MOST], taken, strict=False)),
         )
         notes: tuple[str, ...] = ()
         if len(taken) > 1:
