@@ -107,7 +107,22 @@ class Landcover(Section):
 
     classes: Annotated[list[str] | None, Field(min_length=1, description="class names; left out: all")] = None
     min_area_m2: Annotated[NonNegative, Field(description="smaller polygons join a neighbour")] = 50.0
-    tolerance_px: Annotated[NonNegative, Field(description="simplification of shared borders, px; 0: none")] = 1.5
+    min_area_px: Annotated[NonNegative | None, Field(description="the same in pixels, instead of min_area_m2")] = None
+    tolerance_px: Annotated[
+        NonNegative, Field(description="farthest a shared border is from the mask's pixels, px; 0: as in the mask")
+    ] = 1.5
+    tolerance_m: Annotated[NonNegative | None, Field(description="the same in metres, instead of tolerance_px")] = None
+    smooth_px: Annotated[
+        NonNegative, Field(description="rounding of shared borders: how far from a corner it begins, px; 0: none")
+    ] = 0.0
+    smooth_m: Annotated[NonNegative | None, Field(description="the same in metres, instead of smooth_px")] = None
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> Self:
+        for one, other in (("min_area_m2", "min_area_px"), ("tolerance_px", "tolerance_m"), ("smooth_px", "smooth_m")):
+            if getattr(self, other) is not None and one in self.model_fields_set:
+                raise ValueError(f"{one} and {other} say the same in two units; give one of them")
+        return self
 
 
 class Vector(Section):

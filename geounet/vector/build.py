@@ -18,13 +18,13 @@ from geounet.config.card import ClassInfo, Kind
 from geounet.config.job import Buildings, Landcover, Roads
 from geounet.errors import JobError, VectorError
 from geounet.types import Executor
-from geounet.vector import parts, polygons, sieve, skeleton, writer
+from geounet.vector import parts, polygons, skeleton, writer
 from geounet.vector.attributes import Ground
 from geounet.vector.buildings import FinishBuildings
 from geounet.vector.cells import CellGrid
 from geounet.vector.content import Contents, LayerContent
 from geounet.vector.features import Finish, finish_all
-from geounet.vector.landcover import FinishLandcover
+from geounet.vector.landcover import landcover
 from geounet.vector.project import Project
 from geounet.vector.request import VectorRequest
 from geounet.vector.roads import roads
@@ -116,7 +116,7 @@ def geopackage(request: VectorRequest, executor: Executor, notes: Sequence[str] 
             size += facts.pop("part_bytes", 0)
             said += facts.pop("notes", [])
             for name, value in facts.items():
-                result[name][found[0].layer.name] = value
+                result.setdefault(name, {})[found[0].layer.name] = value
     at = time.monotonic()
     result["layers"], files = writer.write(request.out, request.formats, _contents(request, contents, ground))
     result["files"] = {key: path.name for key, path in files.items()}
@@ -169,7 +169,7 @@ def _ground(request: VectorRequest) -> Ground:
     return ground
 
 
-METRES = ("min_area_m2", "min_hole_m2", "min_length_m")
+METRES = ("min_area_m2", "min_hole_m2", "min_length_m", "tolerance_m", "smooth_m")
 
 
 def check_metres(request: VectorRequest, ground: Ground) -> list[str]:
@@ -186,7 +186,7 @@ def check_metres(request: VectorRequest, ground: Ground) -> list[str]:
         section = getattr(request.layers, name)
         if section is None or isinstance(section, bool):
             continue
-        given = [key for key in METRES if key in section.model_fields_set and getattr(section, key) > 0]
+        given = [key for key in METRES if key in section.model_fields_set and (getattr(section, key) or 0) > 0]
         if given:
             raise JobError(
                 f"vector.{name}.{given[0]}: {request.mask} has no coordinate system, so metres are unknown;"
@@ -283,25 +283,13 @@ def _landcover(request: VectorRequest, executor: Executor, ground: Ground, grid:
             raise JobError(f"vector.landcover.classes: no class named {unknown[0]!r}; classes are {names}")
         shown = [c for c in shown if c.name in section.classes]
     plane: Plane = RasterPlane(request.mask, 1, table(values))
-    seconds: dict[str, Any] = {}
-    if ground.known and section.min_area_m2 > 0:
-        first = sieve.Stage(plane, grid, folder, "landcover-sieve")
-        seconds = sieve.sieve(first, executor, ground, section.min_area_m2)
-        plane = first.result
     bands = tuple((c.code, request.channels[c.code]) for c in request.classes if c.code in request.channels)
     probability = ProbabilityPlane(request.probability, bands) if request.probability is not None and bands else None
-    stage = polygons.Stage(plane, probability, grid, folder, "landcover", junctions=True)
-    finish = FinishLandcover(
-        ground, tuple((c.code, c.name) for c in shown), section.tolerance_px, probability is not None
-    )
-    paths, facts = _features(stage, finish, executor)
-    if seconds:
-        facts["components"] = seconds["components"]
-        facts["driver_bytes_per_component"] = round(seconds["driver_bytes"] / max(1, seconds["components"]), 1)
-        facts["part_bytes"] += seconds["part_bytes"]
+    named = {c.code: c.name for c in shown}
+    made = landcover(section, plane, probability, grid, folder, ground, named, executor)
     return [
-        LayerContent(LANDCOVER, partial(parts.merged, paths, LANDCOVER.arrow), shown, probability is not None)
-    ], facts
+        LayerContent(LANDCOVER, partial(parts.merged, made.paths, LANDCOVER.arrow), shown, probability is not None)
+    ], made.facts
 
 
 def _landcover_values(classes: Sequence[ClassInfo]) -> dict[int, int]:

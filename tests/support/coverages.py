@@ -56,8 +56,8 @@ def landcover(values: Any, cell: int, folder: Path, rule: Rule, unit: float = 0.
     plane: Any = Plain(values)
     grid = CellGrid(values.shape[0], values.shape[1], cell)
     if unit:
-        sieved = sieve.Stage(plane, grid, str(folder), "sieve")
-        sieve.sieve(sieved, Serial(), ground(values), unit)
+        sieved = sieve.Stage(plane, grid, str(folder), "sieve", sieve.Unit(unit, ground(values)))
+        sieve.sieve(sieved, Serial())
         plane = sieved.result
     stage = Stage(plane, None, grid, str(folder), "landcover", junctions=True)
     finish = FinishLandcover(ground(values), tuple((i, str(i)) for i in range(255)), confidence=False)

@@ -94,7 +94,7 @@ def test_a_slanting_line_comes_out_straight(rise: int, run: int) -> None:
     inside = border[(border > 4).all(axis=1) & (border < 56).all(axis=1)]
     away = np.abs(rise * inside[:, 0] - run * inside[:, 1]) / np.hypot(rise, run)
     assert len(border) <= 4
-    assert away.max(initial=0) < 0.4
+    assert away.max(initial=0) < 0.55
 
 
 def test_right_angles_stay() -> None:
@@ -120,7 +120,7 @@ def test_areas_stay_and_rounding_does_not_shrink(tmp_path: Path) -> None:
         found = in_pixels(rows)
         area = shapely.area(found)
         pixels = np.bincount(values.ravel())[rows["class_id"]]
-        assert abs(area / pixels - 1).max() < (0.03 if rule.tolerance_px < 2 else 0.05), rule
+        assert abs(area / pixels - 1).max() < (0.03 if rule.tolerance_px < 2 else 0.08), rule
         assert area.sum() == pytest.approx(values.size)
         # Without rounding: not even half as many vertices.
         kept = shapely.get_num_coordinates(found[1:]).sum()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import heapq
+import os
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,32 +13,41 @@ import pytest
 
 from geounet.types import Rect
 from geounet.vector.attributes import Ground
+from geounet.vector.cells import CellGrid
 from geounet.vector.components import label_cell
-from geounet.vector.sieve import adjacency, join_small
+from geounet.vector.sieve import Graph, Sieved, Stage, Unit, graph_of, join_small, sieve
+from tests.support.coverages import Plain, Serial, smooth
 
 GROUND = Ground("EPSG:32633", (1.0, 0.0, 500000.0, 0.0, -1.0, 5000000.0), 64, 64)
 
 
-def graph(values: Any) -> tuple[Any, ...]:
-    """Components of an array and the borders between them."""
-    rows, cols = values.shape
-    labels = label_cell(values, Rect(0, 0, rows, cols), cols)
-    image, count = labels.image, len(labels.value)
-    y, x = np.indices(values.shape)
-    pairs = []
-    for a, b in ((image[:, :-1], image[:, 1:]), (image[:-1], image[1:])):
-        met = (a != b) & (a > 0) & (b > 0)
-        pairs.append((a[met] - 1, b[met] - 1))
-    one, two = (np.concatenate([p[i] for p in pairs]) for i in (0, 1))
-    sums = [np.bincount(image.ravel(), weights=w.ravel(), minlength=count + 1)[1:].astype(np.int64) for w in (x, y)]
-    return labels.value, labels.count, sums[0], sums[1], *adjacency(one, two)
+@pytest.fixture(autouse=True)
+def _no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many small parts: that they survive a power cut is not tested here."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
-def one_at_a_time(value: Any, count: Any, sx: Any, sy: Any, one: Any, two: Any, length: Any, unit: float) -> list[int]:
+def graph(values: Any) -> Graph:
+    """Components of an array, all known, and the borders between them."""
+    rect = Rect(0, 0, *values.shape)
+    found = graph_of(label_cell(values, rect, rect.cols), rect)
+    return replace(found, whole=np.ones_like(found.whole))
+
+
+def sieved(values: Any, cell: int, folder: Path, unit: Unit) -> tuple[Any, Sieved]:
+    """The array after sieving cell by cell."""
+    folder.mkdir(parents=True)
+    stage = Stage(Plain(values), CellGrid(values.shape[0], values.shape[1], cell), str(folder), "s", unit)
+    found = sieve(stage, Serial())
+    return stage.result.read(Rect(0, 0, *values.shape)), found
+
+
+def one_at_a_time(graph: Graph, unit: float) -> list[int]:
     """The rule as it is told, with a queue."""
-    totals = {i: [int(count[i]), int(sx[i]), int(sy[i])] for i in range(len(value))}
+    value = graph.value
+    totals = {i: [int(graph.count[i]), int(graph.sum_x[i]), int(graph.sum_y[i])] for i in range(len(value))}
     border: dict[int, dict[int, int]] = {i: {} for i in totals}
-    for a, b, n in zip(one.tolist(), two.tolist(), length.tolist(), strict=True):
+    for a, b, n in zip(graph.one.tolist(), graph.two.tolist(), graph.length.tolist(), strict=True):
         border[a][b] = border[b][a] = n
     parent = list(range(len(value)))
 
@@ -72,9 +84,8 @@ def test_rounds_do_what_one_at_a_time_does(seed: int, unit: float) -> None:
     values = rng.integers(0, 4, (40, 40)).astype(np.uint8)
     values[rng.random(values.shape) < 0.1] = 255
     found = graph(values)
-    joined, rounds = join_small(*found, GROUND, unit)
-    assert joined.tolist() == one_at_a_time(*found, unit)
-    assert rounds < 60
+    joined = join_small(found, Unit(unit, GROUND)).into
+    assert joined.tolist() == one_at_a_time(found, unit)
     assert (joined != np.arange(len(joined))).any()
 
 
@@ -84,22 +95,57 @@ def test_what_stays_small_has_no_neighbour() -> None:
     values[8:18, 8:18] = 2
     values[10, 10] = 3
     found = graph(values)
-    joined, _ = join_small(*found, GROUND, 5.0)
-    assert found[0][joined].tolist() == [1, 2, 2]
+    joined = join_small(found, Unit(5.0, GROUND)).into
+    assert found.value[joined].tolist() == [1, 2, 2]
 
 
 def test_the_longest_border_wins() -> None:
     values = np.full((6, 6), 1, dtype=np.uint8)
     values[:, 3:] = 2
     values[2, 2] = 3  # three sides to 1, one to 2
-    joined, _ = join_small(*(found := graph(values)), GROUND, 2.0)
-    assert found[0][joined].tolist() == [1, 2, 1]
+    joined = join_small(found := graph(values), Unit(2.0)).into
+    assert found.value[joined].tolist() == [1, 2, 1]
 
 
 def test_an_equal_class_is_joined_first() -> None:
     # Once the 3 has become 1, the pair of 1 beside it joins that, though the border with 2 is longer.
     values = np.array([[2, 2, 2, 2, 2, 2, 2], [1, 1, 1, 3, 1, 1, 2], [1, 1, 1, 1, 2, 2, 2]], dtype=np.uint8)
     found = graph(values)
-    assert found[0].tolist() == [2, 1, 3, 1]
-    joined, _ = join_small(*found, GROUND, 2.5)
-    assert found[0][joined].tolist() == [2, 1, 1, 1]
+    assert found.value.tolist() == [2, 1, 3, 1]
+    joined = join_small(found, Unit(2.5, GROUND)).into
+    assert found.value[joined].tolist() == [2, 1, 1, 1]
+
+
+@pytest.mark.parametrize("unit", [Unit(2.5), Unit(9), Unit(60), Unit(30, GROUND), Unit(1e9)])
+@pytest.mark.parametrize("kind", ["noise", "coarse", "blobs", "two"])
+def test_cells_decide_what_the_whole_would(kind: str, unit: Unit, tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    if kind == "blobs":
+        values = smooth(70, 5, 2)
+    elif kind == "coarse":
+        values = np.kron(rng.integers(0, 3, (20, 20)), np.ones((3, 3))).astype(np.uint8)
+    else:
+        values = rng.integers(0, 5 if kind == "noise" else 2, (61, 58)).astype(np.uint8)
+    values[rng.random(values.shape) < 0.03] = 255
+    whole, found = sieved(values, 1000, tmp_path / "whole", unit)
+    assert found.components == len(graph(values).value)
+    assert found.pixels == {int(v): int((values == v).sum()) for v in np.unique(values[values < 255])}
+    joined = join_small(start := graph(values), unit).into
+    labels = label_cell(values, Rect(0, 0, *values.shape), values.shape[1])
+    expected = np.append(255, start.value[joined])[labels.image].astype(np.uint8)
+    assert np.array_equal(whole, expected)
+    for cell in (11, 23):
+        assert np.array_equal(sieved(values, cell, tmp_path / str(cell), unit)[0], expected), cell
+
+
+def test_the_driver_sees_what_crosses_and_little_more(tmp_path: Path) -> None:
+    values = smooth(300, 5, 1)
+    _, whole = sieved(values, 1000, tmp_path / "whole", Unit(40))
+    sizes = {}
+    for cell in (75, 150):
+        folder = tmp_path / str(cell)
+        sieved(values, cell, folder, Unit(40))
+        sizes[cell] = sum(len(np.load(p)["first"]) for p in folder.glob("s-graph-*.npz"))
+    assert whole.components > 200
+    assert sizes[150] < 0.5 * whole.components
+    assert sizes[150] < 0.7 * sizes[75]

@@ -35,12 +35,14 @@ class Limits:
     """When a vertex may go; distances are those of the mask's corners, in pixels.
 
     `edge` is the largest distance from the edge past the vertex, `line` that from the line through the steps it
-    replaces, `variance` the largest mean of their squared distances from that line.
+    replaces, `variance` the largest mean of their squared distances from that line, and `bias` the largest mean
+    distance of the edge from what it replaces, both sides cancelling.
     """
 
     edge: float
     line: float
     variance: float
+    bias: float
 
 
 class _State:
@@ -65,8 +67,16 @@ class _State:
         """How many vertices of each border may still go; of one that does not close, one between its ends stays."""
         self.error = np.zeros(len(self.x))
         """How well the line through what it replaces fits, for the edge that starts at each vertex."""
+        self.net = np.zeros(len(self.x), dtype=np.int64)
+        """Twice the signed area between that edge and what it replaces."""
         self.cost = np.full(len(self.x), np.inf)
         self.ties = _scrambled(self.x, self.y)
+
+    def merged(self, at: I64) -> I64:
+        """Return twice the signed areas between the edges past vertices and what they replace."""
+        x, y, a, c = self.x, self.y, self.before[at], self.after[at]
+        cut = (x[at] - x[a]) * (y[c] - y[a]) - (y[at] - y[a]) * (x[c] - x[a])
+        return np.asarray(self.net[a] + self.net[at] + cut)
 
     def weigh(self, at: I64) -> None:
         """Set the cost of vertices, infinite for those that must stay."""
@@ -76,8 +86,11 @@ class _State:
         lines = self.moments.lines(a, c)
         # Over the root of their number: short stretches grow before long ones do.
         worse = (lines.error - self.error[a] - self.error[at]) / np.sqrt(lines.steps)
-        size = np.maximum(np.abs(x[c] - x[a]), np.abs(y[c] - y[a]))
-        may = np.flatnonzero((lines.error <= self.limits.variance * lines.steps) & (size <= REACH) & (size > 0))
+        dx, dy = x[c] - x[a], y[c] - y[a]
+        size = np.maximum(np.abs(dx), np.abs(dy))
+        may = (size > 0) & (size <= REACH) & (lines.error <= self.limits.variance * lines.steps)
+        may &= np.abs(self.merged(at)) <= 2 * self.limits.bias * np.sqrt(dx * dx + dy * dy)
+        may = np.flatnonzero(may)
         # In order, so that at most so many vertices of the mask are looked at in one go.
         edges = np.cumsum(self._between(at[may]))
         for some in np.split(may, np.flatnonzero(np.diff(edges // STEPS_AT_ONCE)) + 1):
@@ -131,6 +144,7 @@ class _State:
         """Take vertices away; returns those whose neighbours have changed."""
         a, c = self.before[going], self.after[going]
         self.error[a] = self.moments.lines(a, c).error
+        self.net[a] = self.merged(going)
         np.subtract.at(self.spare, self.arc[going], 1)
         self.cost[going] = np.inf
         self.after[a], self.before[c] = c, a

@@ -33,10 +33,12 @@ class Rule:
         """When vertices may go.
 
         What the stairs of straight lines need is given at any tolerance, as far as it allows: corners up to 1 px away
-        from the line through the first few of them, and the variance of steps of one pixel.
+        from the line through the first few of them, the variance of steps of one pixel, and edges from corner to corner
+        along one side of the stairs.
         """
-        line = max(self.tolerance_px * 2 / 3, min(1.0, self.tolerance_px))
-        return Limits(self.tolerance_px, line, max(1 / 12, (self.tolerance_px / 5.2) ** 2))
+        tolerance = self.tolerance_px
+        line = max(tolerance * 2 / 3, min(1.0, tolerance))
+        return Limits(tolerance, line, max(1 / 12, (tolerance / 5.2) ** 2), max(0.6, tolerance / 4))
 
     @property
     def shift(self) -> float:
@@ -50,6 +52,7 @@ def drawn(arcs: Arcs, rule: Rule, corners: Corners) -> tuple[I32, I64]:
         return np.column_stack([arcs.x, arcs.y]).astype(np.int32) * np.int32(FINE), arcs.offsets
     picked = shift.Chosen(arcs, chosen(arcs, rule.limits, corners))
     moved = shift.shifts(arcs, picked, rule.shift)
+    moved = shift.levelled(arcs, picked, moved, rule.shift)
     if rule.smooth_px > 0:
         moved = curve.outwards(picked, moved, rule.smooth_px)
     at = shift.settled(arcs, picked, moved, rule.tolerance_px + rule.smooth_px, corners)

@@ -71,6 +71,31 @@ def shifts(arcs: Arcs, chosen: Chosen, limit: float) -> F64:
     return moved
 
 
+def levelled(arcs: Arcs, chosen: Chosen, moved: F64, limit: float) -> F64:
+    """Return shifts that leave the areas on both sides of each border as in the mask, as far as `limit` allows.
+
+    All vertices of a border move by the same distance, square to its course.
+    """
+    if len(moved) == 0:
+        return moved
+    count = len(arcs.closed)
+    begin = np.repeat(arcs.offsets[:-1], np.diff(arcs.offsets))
+    px, py, after = arcs.x - arcs.x[begin], arcs.y - arcs.y[begin], arcs.following()
+    target = np.add.reduceat(px * py[after] - px[after] * py, arcs.offsets[:-1])
+    px, py, after, before = px[chosen.at], py[chosen.at], chosen.after, chosen.before
+    for _ in range(2):
+        x, y = px + moved[:, 0], py + moved[:, 1]
+        area = np.bincount(chosen.arc, x * y[after] - x[after] * y, minlength=count)
+        along, down = x[after] - x[before], y[after] - y[before]
+        length = np.where(chosen.fixed, 0, np.sqrt(along * along + down * down))
+        total = np.bincount(chosen.arc, length, minlength=count)
+        by = ((target - area) / np.maximum(total, 1))[chosen.arc] / np.maximum(length, 1e-9)
+        step = np.column_stack([down * by, -along * by])
+        step[length < 1e-9] = 0
+        moved = np.clip(moved + step, -limit, limit)
+    return moved
+
+
 def _on_edge(xx: F64, xy: F64, yy: F64, px: F64, py: F64, limit: float) -> tuple[F64, F64]:
     """Return where on the edge of a square the quadratic functions are least."""
     best = np.full(len(xx), np.inf)
