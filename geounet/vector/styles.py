@@ -187,13 +187,13 @@ def _buildings(content: LayerContent, near: int, middle: int) -> Style:
     rgb = _colour(content.classes, Kind.building, (230, 25, 75))
     outlines = _finer(0.3, middle)
     tints = ramp(rgb, len(CONFIDENCES))
-    edge = darker(tints[-1], 0.6)
+    edge = darker(tints[-1], 0.4)
     if not content.measured:
-        plain = symbol("fill", "0", [fill(tints[3], 190, edge, 0.2, outlines)])
+        plain = symbol("fill", "0", [fill(tints[3], 150, edge, 0.2, outlines)])
         return Style(_renderer("singleSymbol", [element("symbols", [plain])]))
     ranges = [(low, high, f"{low:g} to {high:g}") for low, high in CONFIDENCES]
     ranges[0] = (*CONFIDENCES[0], f"below {CONFIDENCES[0][1]:g}: look first")
-    symbols = [symbol("fill", str(i), [fill(tint, 190, edge, 0.2, outlines)]) for i, tint in enumerate(tints)]
+    symbols = [symbol("fill", str(i), [fill(tint, 150, edge, 0.2, outlines)]) for i, tint in enumerate(tints)]
     # Seen first where nothing is known: it is not left out.
     return Style(_graduated('coalesce("confidence", 0)', ranges, symbols))
 

@@ -60,7 +60,7 @@ def ramp(rgb: Rgb, count: int) -> list[Rgb]:
     found: list[Rgb] = []
     for step in range(count):
         share = step / max(1, count - 1)
-        parts = colorsys.hls_to_rgb(hue, 0.90 - 0.50 * share, min(saturation, 0.85) if saturation > 0.08 else 0.0)
+        parts = colorsys.hls_to_rgb(hue, 0.90 - 0.50 * share, min(saturation, 0.6) if saturation > 0.08 else 0.0)
         red, green, blue = (round(255 * v) for v in parts)
         found.append((red, green, blue))
     return found
