@@ -84,6 +84,7 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> s
 @click.option("--label-band", type=click.IntRange(min=1), default=1, show_default=True, help="Band of label rasters.")
 @click.option("--aoi", callback=_numbers, metavar="FILE|BOX", help="Only what lies here: polygons, or X0,Y0,X1,Y1.")
 @click.option("--aoi-crs", metavar="CRS", help="CRS of the four numbers.  [default: that of the prediction]")
+@click.option("--pred-layer", metavar="NAME", help="Layer of predicted vectors.  [default: buildings, road_edges]")
 @click.option("--probability", type=PATH, help="Probabilities of the mask, for calibration.")
 @click.option("--image", type=PATH, help="Image to show beside labels and prediction.")
 @click.option("--what", metavar="A,B", default="pixels,buildings,roads", show_default=True, help="What to compare.")
@@ -168,6 +169,7 @@ def _evaluate(given: Mapping[str, Any], as_json: bool) -> int:
                 metres=given["tolerance_m"] is not None,
                 what=frozenset(what),
                 min_area_m2=given["min_area_m2"],
+                layer=given["pred_layer"],
             ),
             progress=progress,
         )

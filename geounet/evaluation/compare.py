@@ -250,6 +250,8 @@ class Comparison:
         if path is None:
             return None
         layers = layers_of(path)
+        if self.settings.layer is not None and self.settings.layer not in layers:
+            raise VectorError(f"{path}: has no layer {self.settings.layer!r}; it has {', '.join(layers) or 'none'}")
         word = "Polygon" if kinds == AREAS else "LineString"
         fitting = [name for name, kind in layers.items() if word in kind or kind == "Unknown"]
         wanted = [self.settings.layer] if self.settings.layer else [*names]

@@ -324,6 +324,9 @@ def test_vectors_against_vectors(scene: Any, tmp_path: Path) -> None:
     # A raster of one class without names is what the vectors are.
     one = raster(tmp_path / "one.tif", np.where(truth == 255, 255, truth == 1).astype(np.uint8))
     assert evaluate(gpkg, one).scores["buildings"] == mixed
+    named = evaluate(gpkg, houses, settings=Settings(layer="buildings")).scores["buildings"]
+    assert named == evaluate(gpkg, houses).scores["buildings"]
+    assert "has no layer 'roofs'; it has buildings" in failing(gpkg, houses, settings=Settings(layer="roofs"))
     nothing = tmp_path / "nothing.gpkg"
     geopandas.GeoDataFrame(geometry=[], crs=UTM).to_file(nothing, layer="buildings", geometry_type="Polygon")
     assert evaluate(nothing, houses).scores["buildings"]["f1_50"] == 0.0
