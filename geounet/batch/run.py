@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -28,6 +29,7 @@ from geounet.engine.together import infer_all
 from geounet.errors import ClusterError, GeounetError, JobError, ModelError
 from geounet.models.bundle import Bundle, load_bundle
 from geounet.raster.scene import SceneSpec
+from geounet.report import task
 
 logger = logging.getLogger(__name__)
 
@@ -142,6 +144,7 @@ def run(job: Job, client: Any = None, progress: Progress | None = None) -> RunRe
                 entries[index] = _entry(scene, done)
         if todo:
             pool, layout = cluster.pool(), cluster.get()[1]
+            threading.Thread(target=task.load, name="geounet-report", daemon=True).start()
             for _, several in groupby(todo, key=lambda pair: pair[1].spec.name):
                 models = list(several)
                 for _, scene in models:

@@ -113,9 +113,10 @@ class SceneRun:
         with self._timed("preview"):
             try:
                 files["preview"] = self._preview(plan, staging, files)
-            except GeounetError as error:  # a picture is not worth the scene
+            except Exception as error:  # a picture is not worth the scene
                 self.warnings.append(f"no preview: {error}")
-                logger.warning("%s", error)
+                logger.warning("%s: no preview: %s", self.spec.files[0], error)
+                logger.debug("no preview", exc_info=True)
         manifest = scene_manifest(
             plan=plan,
             bundle=self.bundle,
@@ -405,7 +406,8 @@ class SceneRun:
         classes = card.classes if card.head == "multilabel" else card.mask_classes()
         dest = staging / f"{name}_preview.png"
         gpkg = staging / files["vectors"] if "vectors" in files else None
-        self._one("preview", make_preview, (dest, plan.recipe.scene, plan.info, staging / files["mask"], classes, gpkg))
+        # Here, not on a worker: this process had time to load what it takes while the workers loaded the network.
+        make_preview(dest, plan.recipe.scene, plan.info, staging / files["mask"], classes, gpkg)
         return dest.name
 
     def _one(self, name: str, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:

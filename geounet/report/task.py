@@ -1,4 +1,4 @@
-"""What a worker does for the report; light to import, so that the driver loads no plotting library."""
+"""What a run needs of this package; light to import, so that plotting is loaded when there is time for it."""
 
 from __future__ import annotations
 
@@ -16,3 +16,10 @@ def make_preview(
     from geounet.report.preview import write_preview
 
     write_preview(dest, scene, info, mask, classes, gpkg)
+
+
+def load() -> None:
+    """Import what pictures and pages take: for a moment in which the caller waits for something else."""
+    import geounet.report.html
+    import geounet.report.preview
+    import geounet.report.stac  # noqa: F401 - the imports are the work
