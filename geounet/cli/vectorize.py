@@ -43,9 +43,11 @@ def _help(fields: dict[str, Any]) -> str:
     said: dict[tuple[str, str], list[str]] = {}
     for layer, field in fields.items():
         default = field.default
-        shown = "none" if default is None else f"{default:g}" if isinstance(default, float) else str(default).lower()
+        shown = (
+            "" if default is None else f" [{default:g}]" if isinstance(default, float) else f" [{str(default).lower()}]"
+        )
         said.setdefault((field.description or "", shown), []).append(layer)
-    return "; ".join(f"{', '.join(layers)}: {text} [{default}]" for (text, default), layers in said.items())
+    return "; ".join(f"{', '.join(layers)}: {text}{default}" for (text, default), layers in said.items())
 
 
 def _key_options() -> Iterator[Any]:
