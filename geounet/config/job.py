@@ -90,8 +90,38 @@ class Buildings(Section):
         "auto"
     )
     min_area_m2: Annotated[NonNegative, Field(description="smaller ones are left out")] = 10.0
+    min_area_px: Annotated[NonNegative | None, Field(description="the same in pixels, instead of min_area_m2")] = None
     min_hole_m2: Annotated[NonNegative, Field(description="smaller holes are filled")] = 4.0
-    tolerance_px: Annotated[NonNegative, Field(description="largest deviation of an outline, px")] = 1.5
+    min_hole_px: Annotated[NonNegative | None, Field(description="the same in pixels, instead of min_hole_m2")] = None
+    instances: Annotated[
+        Literal["auto", "components", "contact", "probability"],
+        Field(
+            description="one building is: a connected component; one divided along the class `contact`, or at valleys "
+            "of the probability; auto: contact if there is such a class, else components (row houses are one)"
+        ),
+    ] = "auto"
+    contact: Annotated[
+        str | Auto, Field(description="class where buildings touch, part of them; auto: the class of kind contact")
+    ] = "auto"
+    outline: Annotated[
+        Literal["regular", "simplified", "raw"],
+        Field(description="regular: straight walls, right angles, circles; simplified: fewer vertices; raw: pixels"),
+    ] = "regular"
+    tolerance_px: Annotated[
+        NonNegative, Field(description="details of outlines up to about this are left out, px; 0: raw outlines")
+    ] = 1.5
+    tolerance_m: Annotated[NonNegative | None, Field(description="the same in metres, instead of tolerance_px")] = None
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> Self:
+        for one, other in (
+            ("min_area_m2", "min_area_px"),
+            ("min_hole_m2", "min_hole_px"),
+            ("tolerance_px", "tolerance_m"),
+        ):
+            if getattr(self, other) is not None and one in self.model_fields_set:
+                raise ValueError(f"{one} and {other} say the same in two units; give one of them")
+        return self
 
 
 class Roads(Section):

@@ -95,7 +95,7 @@ def flawed(polygons: Sequence[shapely.Polygon], shape: tuple[int, int], flaws: F
         fine = rasterize(
             [polygon],
             out_shape=((y1 - y0) * SUPER, (x1 - x0) * SUPER),
-            transform=Affine.translation(x0, y0) * Affine.scale(1 / SUPER),
+            transform=Affine(1 / SUPER, 0, x0, 0, 1 / SUPER, y0),
             dtype="uint8",
         )
         share = fine.reshape(y1 - y0, SUPER, x1 - x0, SUPER).mean(axis=(1, 3), dtype=np.float32)

@@ -98,10 +98,24 @@ class Ground:
     @cached_property
     def step(self) -> tuple[float, float]:
         """Length of a pixel along rows and along columns at the raster's centre, in metres."""
-        x, y = self.cols / 2, self.rows / 2
-        points = np.array([(x - 0.5, y), (x + 0.5, y), (x, y - 0.5), (x, y + 0.5)])
-        lengths = self._segments(points[[0, 2]], points[[1, 3]])
-        return float(lengths[0]), float(lengths[1])
+        along, down = self.steps(np.array([(self.cols / 2, self.rows / 2)]))
+        return float(along[0]), float(down[0])
+
+    def steps(self, points: npt.NDArray[Any]) -> tuple[F64, F64]:
+        """Return the lengths of pixels along rows and along columns at pixel coordinates `(n, 2)`, in metres."""
+        points = points.astype(np.float64)
+        right, below = np.array((0.5, 0.0)), np.array((0.0, 0.5))
+        return self._segments(points - right, points + right), self._segments(points - below, points + below)
+
+    def bearing(self, angle: npt.NDArray[Any]) -> F64:
+        """Return directions in degrees clockwise from grid north, `0 <= d < 180`.
+
+        `angle` is in radians from the direction of rows to that of columns, in pixels that are as long as wide.
+        """
+        a, b, _, d, e, _ = self.transform
+        cos, sin = np.cos(angle) / np.hypot(a, d), np.sin(angle) / np.hypot(b, e)
+        found: F64 = np.degrees(np.arctan2(a * cos + b * sin, d * cos + e * sin)) % 180.0
+        return found
 
     @property
     def gsd(self) -> float:

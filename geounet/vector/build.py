@@ -20,10 +20,10 @@ from geounet.errors import JobError, VectorError
 from geounet.types import Executor
 from geounet.vector import parts, polygons, skeleton, writer
 from geounet.vector.attributes import Ground
-from geounet.vector.buildings import FinishBuildings
+from geounet.vector.buildings import Drawing, buildings
 from geounet.vector.cells import CellGrid
 from geounet.vector.content import Contents, LayerContent
-from geounet.vector.features import Finish, finish_all
+from geounet.vector.instances import LARGEST, Divider, Either
 from geounet.vector.landcover import landcover
 from geounet.vector.project import Project
 from geounet.vector.request import VectorRequest
@@ -219,31 +219,46 @@ def _one_class(request: VectorRequest, info: ClassInfo) -> tuple[Plane, Probabil
 Made = tuple[list[LayerContent], dict[str, Any]]
 
 
-def _features(stage: polygons.Stage, finish: Finish, executor: Executor) -> tuple[Sequence[Path], dict[str, Any]]:
-    traced = polygons.polygonize(stage, executor)
-    paths, size = finish_all(stage, traced, finish, executor)
-    facts = {
-        "components": traced.components,
-        "driver_bytes_per_component": round(traced.driver_bytes / max(1, traced.components), 1),
-        "part_bytes": size + traced.part_bytes,
-    }
-    return paths, facts
-
-
 def _buildings(request: VectorRequest, executor: Executor, ground: Ground, grid: CellGrid, folder: str) -> Made:
     section = Buildings() if request.layers.buildings is True else request.layers.buildings
     if not isinstance(section, Buildings):
         return [], {}
     info = _class(request, "buildings", section.class_, Kind.building)
     plane, probability = _one_class(request, info)
+    touching = _contact(request, section, info)
+    contact = None if touching is None else _one_class(request, touching)[0]
+    if contact is not None:
+        plane = Either((plane, contact))
+    hills = section.instances == "probability"
+    if hills and probability is None:
+        raise JobError("vector.buildings.instances: probability is not stored; expected components or contact")
+    divider = Divider(plane, None if hills or section.instances == "components" else contact, probability, hills)
     stage = polygons.Stage(plane, probability, grid, folder, "buildings")
-    finish = FinishBuildings(
-        ground, info.name, section.min_area_m2, section.min_hole_m2, section.tolerance_px, probability is not None
-    )
-    paths, facts = _features(stage, finish, executor)
+    made = buildings(stage, Drawing.of(section, ground, info.name, divider), executor)
+    facts: dict[str, Any] = {
+        "components": made.components,
+        "driver_bytes_per_component": round(made.driver_bytes / max(1, made.components), 1),
+        "part_bytes": made.part_bytes,
+        "outlines": made.status,
+    }
+    if made.whole:
+        facts["notes"] = [f"{made.whole} components of buildings are over {LARGEST} px large and were not divided"]
     return [
-        LayerContent(BUILDINGS, partial(parts.merged, paths, BUILDINGS.arrow), [info], probability is not None)
+        LayerContent(BUILDINGS, partial(parts.merged, made.paths, BUILDINGS.arrow), [info], probability is not None)
     ], facts
+
+
+def _contact(request: VectorRequest, section: Buildings, building: ClassInfo) -> ClassInfo | None:
+    """Return the class where buildings touch, if there is one."""
+    if section.contact != "auto":
+        return _class(request, "buildings", section.contact, Kind.contact)
+    for info in request.classes:
+        if info.kind == Kind.contact and building.kind == Kind.building:
+            return info
+    if section.instances == "contact":
+        names = ", ".join(c.name for c in request.classes)
+        raise JobError(f"vector.buildings.contact: no class of kind contact; classes are {names}")
+    return None
 
 
 def _roads(request: VectorRequest, executor: Executor, ground: Ground, grid: CellGrid, folder: str) -> Made:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,14 +9,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import shapely
 
-from geounet.types import Executor
-from geounet.vector import parts
 from geounet.vector.attributes import F64, Ground
-from geounet.vector.polygons import Polygons, Stage, Traced, gather, polygons_of
+from geounet.vector.polygons import Polygons, gather
 from geounet.vector.trace import I64, Bools
-
-Finish = Callable[[Stage, Polygons], pa.Table]
-"""Makes the features of a layer from polygons: columns `id` (sorted), `geom` (WKB) and the layer's own."""
 
 
 def to_shapely(coords: npt.NDArray[Any], rings: I64, shells: I64) -> npt.NDArray[np.object_]:
@@ -85,40 +77,3 @@ def chosen_rings(polygons: Polygons, which: I64) -> tuple[npt.NDArray[np.int32],
     ring, shells = gather(polygons.shells, which)
     vertex, rings = gather(polygons.rings, ring)
     return polygons.coords[vertex], polygons.junction[vertex], rings, shells
-
-
-AT_ONCE = 50_000
-"""Polygons that are made to geometries at once: as objects they take many times the room of their coordinates."""
-
-
-@dataclass(frozen=True)
-class FinishTask:
-    """Features to make of the polygons of one part."""
-
-    stage: Stage
-    finish: Finish
-    what: str
-    index: int
-
-    @property
-    def path(self) -> Path:
-        """Where the features go."""
-        return Path(self.stage.folder) / f"{self.stage.name}-features-{self.what}-{self.index}.arrow"
-
-
-def finish_part(task: FinishTask) -> dict[str, int]:
-    """Make the features of a part, unless they are there. Returns a receipt."""
-    if not task.path.exists():
-        polygons = polygons_of(task.stage, task.what, task.index)
-        starts = range(0, max(1, len(polygons)), AT_ONCE)
-        slices = (polygons.part(at, min(at + AT_ONCE, len(polygons))) for at in starts)
-        parts.save_tables(task.path, (task.finish(task.stage, some) for some in slices))
-    return {"bytes": task.path.stat().st_size}
-
-
-def finish_all(stage: Stage, traced: Traced, finish: Finish, executor: Executor) -> tuple[Sequence[Path], int]:
-    """Make the features of all parts; returns the files, each sorted by `id`, and their bytes."""
-    tasks = [FinishTask(stage, finish, "cell", i) for i in range(traced.cells)]
-    tasks += [FinishTask(stage, finish, "plan", i) for i in range(traced.plans)]
-    size = sum(receipt["bytes"] for receipt in executor.map(finish_part, tasks, f"{stage.name}: features"))
-    return [task.path for task in tasks], size

@@ -25,7 +25,7 @@ from geounet.vector.polygons import Polygons, signed_areas
 from geounet.vector.source import U8, Plane, ProbabilityPlane
 from geounet.vector.trace import I32, I64, Bools, trace
 
-GAP = 1.5
+GAP = 2.5
 """Half the width of gaps in a line of contact through which two buildings do not become one, px."""
 
 DEPTH = 25
@@ -112,7 +112,8 @@ def by_contact(mask: Bools, contact: Bools, least: float) -> I32:
     seeds = label(core & (distance_transform_edt(~(contact & mask)) > GAP), connectivity=1)
     reached = np.zeros(int(parts.max()) + 1, dtype=np.bool_)
     reached[parts[seeds > 0]] = True
-    lost = core & ~reached[parts]
+    # A narrow house has no marker left, and is one itself; a speck is not.
+    lost = core & ~(reached | (np.bincount(parts.ravel()) < least / 2))[parts]
     seeds = np.where(lost, parts + seeds.max(), seeds).astype(np.int32)
     return _flooded(mask, seeds, None, least)
 
@@ -122,7 +123,8 @@ def by_probability(mask: Bools, stored: npt.NDArray[np.uint8], least: float) -> 
     hills = np.where(mask & (stored != NODATA), stored, 0).astype(np.float32)
     hills = np.round(gaussian_filter(hills, 1.0)).astype(np.int16)
     label: Any = measure.label
-    seeds = label((h_maxima(hills, DEPTH) > 0) & mask, connectivity=1).astype(np.int32)
+    tops: Any = h_maxima
+    seeds = label((tops(hills, DEPTH) > 0) & mask, connectivity=1).astype(np.int32)
     return _flooded(mask, seeds, int(hills.max()) - hills.astype(np.int32), least)
 
 
@@ -135,7 +137,8 @@ def _flooded(mask: Bools, seeds: I32, height: I32 | None, least: float) -> I32:
             levels = np.round(distance_transform_edt(seeds == 0) * 16).astype(np.int32)
         else:
             levels = height
-        labels: I32 = watershed(levels, seeds, connectivity=1, mask=mask).astype(np.int32)
+        flood: Any = watershed
+        labels: I32 = flood(levels, seeds, connectivity=1, mask=mask).astype(np.int32)
         size = np.bincount(labels.ravel(), minlength=int(seeds.max()) + 1)
         small = (size < least) & (np.arange(len(size)) > 0)
         present = size > 0
@@ -218,7 +221,9 @@ class _Look:
         """Return where buildings touch; none without such a class."""
         if self._divider.contact is None:
             return None
-        found = self._contact[rect.slices_in(self._all)] if self._contact is not None else self._divider.contact.read(rect)
+        found = (
+            self._contact[rect.slices_in(self._all)] if self._contact is not None else self._divider.contact.read(rect)
+        )
         touching: Bools = found == 1
         return touching
 

@@ -127,7 +127,8 @@ def overlaps(task: _Look) -> dict[str, int]:
             a, b = a + base, b + base
             if task.reached:
                 given = parts.load(task.given)
-                other = shapely.STRtree(shapely.box(*box.T)).query(shapely.box(*given["box"].T))
+                mine, others = (np.asarray(shapely.box(*some.T)) for some in (box, given["box"]))
+                other = shapely.STRtree(mine).query(others)
                 a = np.concatenate([a, other[1] + base])
                 b = np.concatenate([b, given["others"][other[0]]])
         a, b = np.minimum(a, b), np.maximum(a, b)
@@ -281,7 +282,7 @@ def _clusters(of: Outlined, looks: Sequence[_Look]) -> list[_Settle]:
     )
     way = np.unique(way, axis=0)
     way_offsets = np.searchsorted(way[:, 0], np.arange(count + 1))
-    tasks = []
+    tasks: list[_Settle] = []
     low = 0
     while low < count:
         high = max(low + 1, int(np.searchsorted(offsets, offsets[low] + SETTLED, side="right")) - 1)

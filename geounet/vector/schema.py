@@ -79,8 +79,12 @@ BUILDINGS = Layer(
             "outline",
             "how the outline was made",
             (
-                ("simplified", "simplified"),
+                ("regular", "straight walls at right angles or 45°"),
+                ("oblique", "straight walls, some at other angles"),
+                ("round", "a circle or an ellipse"),
+                ("simplified", "simplified: straight walls would change it too much"),
                 ("raw", "as in the mask: simplifying would change it too much"),
+                ("trimmed", "cut back where it overlapped a neighbour"),
             ),
         ),
     ),

@@ -157,6 +157,8 @@ def _sections(order: Order, first: Ingested, names: Mapping[str, str]) -> dict[s
             values["class"] = names[layer]
         if "classes" in values:
             values["classes"] = [find_class(first.classes, first.values, part).name for part in values["classes"]]
+        if values.get("contact", "auto") != "auto":
+            values["contact"] = find_class(first.classes, first.values, values["contact"]).name
         model: Any = SECTIONS[layer]
         try:
             section = model.model_validate(values)

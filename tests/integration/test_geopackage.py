@@ -218,7 +218,9 @@ def test_nothing_depends_on_cells_order_or_workers(scene: Any, tmp_path: Path) -
 
 def test_how_many_are_made_at_once_changes_nothing(scene: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, asked, _ = scene
-    monkeypatch.setattr("geounet.vector.features.AT_ONCE", 3)
+    monkeypatch.setattr("geounet.vector.buildings.AT_ONCE", 3)
+    monkeypatch.setattr("geounet.vector.neighbours.PAIRS", 5)
+    monkeypatch.setattr("geounet.vector.neighbours.SETTLED", 2)
     monkeypatch.setattr("geounet.vector.parts.BATCH", 7)
     monkeypatch.setattr("geounet.vector.polygons.PLAN_VERTICES", 50)
     other = dataclasses.replace(asked, out=tmp_path / "few.gpkg", work=tmp_path / "work")

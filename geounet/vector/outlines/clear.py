@@ -7,6 +7,7 @@ Raw outlines never overlap, so this ends. What a building becomes depends on tho
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,7 @@ LEVELS = 3
 
 def near(boxes: npt.NDArray[np.float64]) -> tuple[I64, I64]:
     """Return pairs of boxes `(n, 4)` that touch, the lower index first, in order."""
-    shapes = shapely.box(*boxes.T)
+    shapes: Geometries = np.asarray(shapely.box(*boxes.T))
     a, b = shapely.STRtree(shapes).query(shapes)
     a, b = a[a < b].astype(np.int64), b[a < b].astype(np.int64)
     order = np.lexsort((b, a))
@@ -71,63 +72,110 @@ def settled(levels: Sequence[Geometries], others: Geometries) -> Settled:
         Outlines that stay as they are, and that overlap none of the best ones.
     """
     count = len(levels[0])
-    level = np.zeros(count, dtype=np.int8)
-    tree = shapely.STRtree(others)
+    a, b = near(boxes(*levels))
+    level = _stepped(levels, a, b)
     raw = levels[-1]
-    start = 0
+    tree = shapely.STRtree(others)
+    beside: list[list[int]] = [[] for _ in range(count)]
+    for one, other in zip(a.tolist(), b.tolist(), strict=True):
+        beside[one].append(other)
+        beside[other].append(one)
     outline: list[Any] = [None] * count
     cut = np.zeros(count, dtype=np.bool_)
-    while start < count:
-        # From the first building whose level changed, everything is done again.
-        shapes = [levels[level[k]][k] for k in range(count)]
-        among = shapely.STRtree(np.array(shapes, dtype=object))
-        for k in range(start, count):
-            found, rivals = _trimmed(k, shapes, outline, among, tree, others, int(level[k]))
-            cut[k] = found is not shapes[k]
-            if not cut[k] or _fits(found, raw[k]):
-                outline[k] = found
-                continue
-            lower = _to_blame(k, rivals, shapes, raw, level)
-            if lower is None:
+    # What is trimmed depends on the earlier ones; where one of these changes it is done again.
+    todo = list(range(count))
+    waiting = set(todo)
+
+    def again(k: int) -> None:
+        if k not in waiting:
+            waiting.add(k)
+            heapq.heappush(todo, k)
+
+    while todo:
+        k = heapq.heappop(todo)
+        waiting.discard(k)
+        shape = levels[level[k]][k]
+        rivals = [e for e in beside[k] if e < k]
+        blocks = [outline[e] for e in rivals]
+        if level[k] > 0:
+            blocks += others[np.sort(tree.query(shape, predicate="intersects"))].tolist()
+        found = _trimmed(shape, blocks)
+        if not _same(found, outline[k]):
+            for e in beside[k]:
+                if e > k:
+                    again(e)
+        outline[k], cut[k] = found, found is not shape
+        if cut[k] and not _fits(found, raw[k]):
+            lower = _to_blame(k, rivals, levels, level)
+            if lower is not None:
+                level[lower] += 1
+                again(lower)
+                again(k)
+            elif found is None:
                 # Raw among raw ones: only what stays as it is can be in the way, and it takes little.
-                outline[k] = found if found is not None else shapes[k]
-                continue
-            level[lower] += 1
-            start = min(k, lower)
-            break
-        else:
-            start = count
+                outline[k] = shape
     return Settled(np.array(outline, dtype=object), level, cut)
 
 
-def _trimmed(
-    k: int, shapes: list[Any], outline: list[Any], among: Any, tree: Any, others: Geometries, level: int
-) -> tuple[Any, list[int]]:
-    """Return the outline of a building without what earlier ones cover (None if nothing is left), and the earlier."""
-    shape = shapes[k]
-    rivals = [int(e) for e in np.sort(among.query(shape, predicate="intersects")) if e < k]
-    blocks = [outline[e] for e in rivals]
-    if level > 0:
-        blocks += others[np.sort(tree.query(shape, predicate="intersects"))].tolist()
+def _stepped(levels: Sequence[Geometries], a: I64, b: I64) -> npt.NDArray[np.int8]:
+    """Return the level of each building at which pairs `a, b` overlap so little that trimming can do.
+
+    All pairs are looked at together: the order does not matter.
+    """
+    level = np.zeros(len(levels[0]), dtype=np.int8)
+    stack = np.stack([np.asarray(shapes, dtype=object) for shapes in levels])
+    raw, row = stack[-1], np.arange(len(level))
+    size = shapely.area(raw)
+    check = np.arange(len(a))
+    while len(check):
+        shapes = stack[level, row]
+        one, other = a[check], b[check]
+        common = overlap(shapes[one], shapes[other])
+        much = common > SERIOUS * np.minimum(size[one], size[other])
+        one, other = one[much], other[much]
+        if len(one) == 0:
+            break
+        over, back = overlap(shapes[one], raw[other]), overlap(shapes[other], raw[one])
+        # The one that reaches farther into the other; ties: the later one.
+        blamed = np.where(over > back, one, other)
+        blamed = np.where(level[blamed] < LEVELS - 1, blamed, np.where(blamed == one, other, one))
+        down = np.unique(blamed[level[blamed] < LEVELS - 1])
+        if len(down) == 0:
+            break
+        level[down] += 1
+        moved = np.zeros(len(level), dtype=np.bool_)
+        moved[down] = True
+        check = np.flatnonzero(moved[a] | moved[b])
+    return level
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one is other or (one is not None and other is not None and bool(shapely.equals_identical(one, other)))
+
+
+SERIOUS = 0.1
+"""Part of the smaller of two buildings that an overlap may be to be trimmed."""
+
+
+def _trimmed(shape: Any, blocks: list[Any]) -> Any:
+    """Return an outline without what others cover, itself if they cover nothing, None if nothing is left."""
     if not blocks:
-        return shape, []
-    common = shapely.area(shapely.intersection(shape, np.array(blocks, dtype=object)))
-    blocks = [b for b, area in zip(blocks, common, strict=True) if area > LEAST]
-    if not blocks:
-        return shape, []
-    left = shapely.get_parts(shapely.difference(shape, shapely.union_all(blocks)))
-    left = left[shapely.get_type_id(left) == shapely.GeometryType.POLYGON]
-    rivals = [e for e, area in zip(rivals, common, strict=False) if area > LEAST]
+        return shape
+    against = np.array([block for block in blocks if block is not None], dtype=object)
+    common = overlap(np.full(len(against), shape), against)
+    if not (common > LEAST).any():
+        return shape
+    left = shapely.get_parts(shapely.difference(shape, shapely.union_all(against[common > LEAST])))
+    left = left[shapely.area(left) > LEAST]
     if len(left) == 0:
-        return None, rivals
-    largest = left[int(np.argmax(shapely.area(left)))]
-    return without_spikes(shapely.orient_polygons(largest, exterior_cw=False)), rivals
+        return None
+    return without_spikes(shapely.orient_polygons(left[int(np.argmax(shapely.area(left)))], exterior_cw=False))
 
 
 def without_spikes(polygon: Any) -> Any:
     """Return a polygon without corners where its outline turns back; None if nothing is left."""
     rings = []
-    for ring in (polygon.exterior, *polygon.interiors):
+    for number, ring in enumerate((polygon.exterior, *polygon.interiors)):
         points = shapely.get_coordinates(ring)[:-1]
         while len(points) >= 3:
             ahead, behind = np.roll(points, -1, axis=0) - points, np.roll(points, 1, axis=0) - points
@@ -139,7 +187,7 @@ def without_spikes(polygon: Any) -> Any:
             points = np.delete(points, int(np.argmax(sharp)), axis=0)
         if len(points) >= 3:
             rings.append(points)
-        elif ring is polygon.exterior:
+        elif number == 0:
             return None
     return shapely.Polygon(rings[0], rings[1:])
 
@@ -158,14 +206,15 @@ def _fits(outline: Any, raw: Any) -> bool:
     return bool(common >= MIN_IOU * (outline.area + raw.area - common))
 
 
-def _to_blame(k: int, rivals: list[int], shapes: list[Any], raw: Geometries, level: npt.NDArray[np.int8]) -> int | None:
+def _to_blame(k: int, rivals: list[int], levels: Sequence[Geometries], level: npt.NDArray[np.int8]) -> int | None:
     """Return which building is to step down: of the two that are most in each other's way the one farther over."""
-    over = [float(shapely.area(shapely.intersection(shapes[e], raw[k]))) for e in rivals]
+    raw = levels[-1]
+    shapes = [levels[level[e]][e] for e in rivals]
+    over = [float(shapely.area(shapely.intersection(shape, raw[k]))) for shape in shapes]
     for at in np.argsort(-np.array(over), kind="stable").tolist():
         e = rivals[at]
-        mine = float(shapely.area(shapely.intersection(shapes[k], raw[e])))
-        first, second = (e, k) if over[at] > mine else (k, e)
-        for one in (first, second):
-            if level[one] < LEVELS - 1:
+        mine = float(shapely.area(shapely.intersection(levels[level[k]][k], raw[e])))
+        for one in (e, k) if over[at] > mine else (k, e):
+            if over[at] + mine > LEAST and level[one] < LEVELS - 1:
                 return one
     return k if level[k] < LEVELS - 1 else None

@@ -200,7 +200,7 @@ def _divide(
     before = np.zeros((count, width, states), dtype=np.int8)
     bent = np.zeros((count, width), dtype=np.int8)
     heading = np.zeros((2, count, width))  # of the best free edge that ends at a corner
-    row = np.arange(count)
+    each = np.arange(count)
     for j in range(1, width):
         costs = _costs(moments, places, j, prices, angle is not None)
         total = entered[:, :j] + costs
@@ -216,38 +216,38 @@ def _divide(
         best[:, j] = np.take_along_axis(total, came[:, j][:, None].astype(np.int64), axis=1)[:, 0]
         turned = best[:, j, :, None] + turns
         if angle is not None:
-            start = came[:, j, FREE]
-            heading[:, :, j] = chord[:, row, start]
-            bent[:, j] = onwards[row, start].argmin(axis=1)
+            began = came[:, j, FREE]
+            heading[:, :, j] = chord[:, each, began]
+            bent[:, j] = onwards[each, began].argmin(axis=1)
             along = np.abs(heading[:, :, j].T @ _ACROSS)
             turned[:, FREE, :FREE] += np.where(along < BENT, np.inf, 0.0)
         before[:, j] = turned.argmin(axis=1)
         entered[:, j] = turned.min(axis=1)
         if angle is not None:
             entered[:, j, FREE] = 0.0
-    last = best[row, counts]
+    last = best[each, counts]
     cost = last.min(axis=1)
     alive = np.isfinite(cost)
     at, label = counts.copy(), last.argmin(axis=1).astype(np.int64)
-    found_edges: list[tuple[I64, I64, I64, I64]] = []
+    steps: list[tuple[I64, I64, I64, I64]] = []
     active = np.flatnonzero(alive)
     while len(active):
-        j, k = at[active], label[active]
-        i = came[active, j, k].astype(np.int64)
-        found_edges.append((active, points[active, i], points[active, j], k))
-        label[active] = np.where(k == FREE, bent[active, j], before[active, i, k]) if angle is not None else 0
-        at[active] = i
-        active = active[i > 0]
-    if not found_edges:
+        here, kind = at[active], label[active]
+        begin: I64 = came[active, here, kind].astype(np.int64)
+        steps.append((active, points[active, begin], points[active, here], kind))
+        label[active] = np.where(kind == FREE, bent[active, here], before[active, begin, kind]) if states > 1 else 0
+        at[active] = begin
+        active = active[begin > 0]
+    if not steps:
         empty = np.empty(0, dtype=np.int64)
         return empty, empty, empty, empty, cost
-    rank = np.concatenate([np.full(len(f[0]), -k) for k, f in enumerate(found_edges)])
-    row, start, end, k = (np.concatenate([f[i] for f in found_edges]) for i in range(4))
+    rank = np.concatenate([np.full(len(step[0]), -n) for n, step in enumerate(steps)])
+    row, start, end, kind = (np.concatenate([step[n] for step in steps]) for n in range(4))
     order = np.lexsort((rank, row))
-    k = np.full(len(order), FREE, dtype=np.int64) if angle is None else k[order]
+    kind = kind[order] if states > 1 else np.full(len(order), FREE, dtype=np.int64)
     ring, start, end = some[row[order]], start[order], end[order]
     past = np.where(start >= rings.sizes[ring], rings.sizes[ring], 0)
-    return ring, start - past, end - past, k, cost
+    return ring, start - past, end - past, kind, cost
 
 
 def _costs(moments: F64, places: F64, j: int, prices: Prices, directed: bool) -> F64:

@@ -57,7 +57,7 @@ def ellipses(rings: Rings, which: I64) -> tuple[F64, F64, F64, F64]:
     count = len(which)
 
     def total(values: F64) -> F64:
-        return np.bincount(row, values, count)
+        return np.asarray(np.bincount(row, values, count), dtype=np.float64)
 
     area = total(cross) / 2
     safe = np.where(np.abs(area) > 1e-9, area, 1.0)

@@ -47,13 +47,13 @@ def scatter(rings: Rings, edges: Edges, trim: int = TRIM) -> Scatter:
 def pooled(points: Scatter, member: I64) -> Scatter:
     """Return the scatter of unions of stretches, at the index that stands for each; `member` are these indices."""
     size = len(member)
-    count = np.bincount(member, points.count, size)
+    count = np.asarray(np.bincount(member, points.count, size), dtype=np.float64)
     safe = np.maximum(count, 1)
     mean = np.column_stack([np.bincount(member, points.count * points.mean[:, k], size) / safe for k in (0, 1)])
     dx, dy = (points.mean - mean[member]).T
 
     def total(own: F64, between: F64) -> F64:
-        return np.bincount(member, own + points.count * between, size)
+        return np.asarray(np.bincount(member, own + points.count * between, size), dtype=np.float64)
 
     return Scatter(count, mean, total(points.xx, dx * dx), total(points.xy, dx * dy), total(points.yy, dy * dy))
 

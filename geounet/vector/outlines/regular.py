@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import shapely
 
 from geounet.vector.attributes import F64
 from geounet.vector.features import to_shapely
@@ -33,11 +34,14 @@ STATUS = ("regular", "oblique", "round", "simplified", "raw", "trimmed")
 
 REGULAR, OBLIQUE, ROUND, SIMPLIFIED, RAW, TRIMMED = range(len(STATUS))
 
-PRICE = 5.5
+PRICE = 6.0
 """Price of an edge in squares of the tolerance: a bay two tolerances deep stays if it is about as wide as deep."""
 
 FINER = 0.25
 """Outlines that do not pass the gate are tried again with edges at this part of the price."""
+
+SMALLEST = 12.0
+"""Raw outlines of fewer square pixels have no straight walls to speak of."""
 
 REACH = 3.0
 """Largest distance between an outline and the raw one, in tolerances."""
@@ -91,17 +95,17 @@ def regularised(
     best, status, angle = simple.copy(), plain.copy(), np.full(count, np.nan)
     points = Rings.along(coords, rings, scale[unit])
     found = candidates(points)
-    todo = np.arange(count)
-    alone = np.bincount(group, minlength=int(group.max()) + 1)[group] == 1 if count else np.empty(0, np.bool_)
-    for part in (1.0, FINER):
-        made, kind, direction = _regular(points, found, unit, shells, group, todo, prices(tolerance, part))
+    todo = np.flatnonzero(shapely.area(raw) >= SMALLEST)
+    # With the walls that a building shares, then for itself, then with more corners.
+    alone = np.arange(count)
+    for held, part in ((group, 1.0), (alone, 1.0), (alone, FINER)):
+        if len(todo) == 0:
+            break
+        made, kind, direction = _regular(points, found, unit, shells, held, todo, prices(tolerance, part))
         good = passes(raw[todo], made, REACH * tolerance)
         chosen = todo[good]
         best[chosen], status[chosen], angle[chosen] = made[good], kind[good], direction[good]
-        # Those in groups are held by what passed.
-        todo = todo[~good & alone[todo]]
-        if len(todo) == 0:
-            break
+        todo = todo[~good]
     return Outlines(best, simple, raw, status, plain, angle)
 
 
@@ -117,7 +121,7 @@ def _regular(
     angle = dominant(axis(own), own.count, offsets)
     together = np.bincount(group, minlength=int(group.max()) + 1)[group] > 1 if count else np.empty(0, np.bool_)
     sides = shared_sides(points, which[together[unit[which]]])
-    weight = np.bincount(unit, points.sizes, count)
+    weight = np.asarray(np.bincount(unit, points.sizes, count), dtype=np.float64)
     angle, cluster = harmonised(angle, weight, touching(points, unit, sides))
     edges = divide(points, found, firmest(found, first), angle[unit], price, which)
     edges = _closed(edges, points)

@@ -79,10 +79,12 @@ class Rings:
     def sums(self, ring: I64, start: I64, end: I64) -> F64:
         """Return count and sums of u, v, uu, uv, vv of the points `start <= i < end` of rings, `(n, 6)` float64.
 
-        Points count from the ring's first and go on past its end: `0 <= start < size`, `end <= start + size`. u and v
-        are relative to the ring's origin.
+        Points count from the ring's first and go on past its end: `end <= start + size`. u and v are relative to the
+        ring's origin.
         """
         base, size = self.offsets[ring], self.sizes[ring]
+        turn = start // size * size
+        start, end = start - turn, end - turn
         first, whole = self.moments[base], self.moments[base + size]
         low = self.moments[base + start] - first
         past = end > size
@@ -98,10 +100,11 @@ class Rings:
         after[self.offsets[1:] - 1] = self.offsets[:-1]
         before = np.arange(-1, len(self.places) - 1)
         before[self.offsets[:-1]] = self.offsets[1:] - 1
-        places = self.places
+        places: npt.NDArray[Any] = self.places
         for _ in range(SMOOTHINGS):
             places = places[before] + 2 * places + places[after]
-        return places / (2.0 * 4**SMOOTHINGS) * np.repeat(self.scale, self.sizes, axis=0)
+        found: F64 = places / (2.0 * 4**SMOOTHINGS) * np.repeat(self.scale, self.sizes, axis=0)
+        return found
 
 
 def scaled(sums: npt.NDArray[Any], scale: F64) -> F64:

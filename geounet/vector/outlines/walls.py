@@ -20,8 +20,11 @@ from geounet.vector.trace import I64, Bools
 LEAST = 3
 """Pixel sides that a wall has at least."""
 
-SHARE = 0.6
+SHARE = 0.8
 """Share of the shorter of two edges that they run along together, to be a wall."""
+
+CROSSING = 0.2
+"""The same for edges that would cross each other."""
 
 OFF = 1.25
 """Distance of two lines that may become one, px."""
@@ -121,6 +124,23 @@ class Sets:
         self._state[keep] = (n + n2, x + (x2 - x) * share, y + (y2 - y) * share, mean)
         return True
 
+    def clearance(self, a: int, b: int, near: F64, after: I64) -> float:
+        """Return the least distance between the lines of two edges that face each other, negative where they cross.
+
+        `near` `(edges, 2)` is where stretches begin, `after` the edge after each.
+        """
+        d = self._direction[a]
+        along, outward = np.array([np.cos(d), np.sin(d)]), np.array([np.sin(d), -np.cos(d)])
+        ends = [sorted(float(p @ along) for p in (near[k], near[after[k]])) for k in (a, b)]
+        low, high = max(ends[0][0], ends[1][0]), min(ends[0][1], ends[1][1])
+        if low >= high:
+            return 0.0
+        gap = self._points.mean[b] - self._points.mean[a]
+        offset, place = float(gap @ outward), float(self._points.mean[b] @ along)
+        # The other line falls away by this for each pixel along the first.
+        slope = -np.tan(self._direction[b] - d)
+        return float(min(offset + slope * (t - place) for t in (low, high)))
+
     def members(self) -> I64:
         """Return for each edge the edge that stands for its set."""
         return np.array([self.top(k) for k in range(len(self.root))], dtype=np.int64)
@@ -149,11 +169,18 @@ def join_walls(sets: Sets, rings: Rings, edges: Edges, direction: F64, sides: tu
     known = (one >= 0) & (other >= 0)
     a, b, count = _counted(one[known], other[known])
     length = (edges.end - edges.start).astype(np.float64)
-    wall = (count >= LEAST) & (count >= SHARE * np.minimum(length[a], length[b]))
-    a, b, count = a[wall], b[wall], count[wall]
+    share = count / np.minimum(length[a], length[b])
     before, after = ring_neighbours(edges.ring)
-    order = np.lexsort((b, a, -count))
-    walls = [(int(a[k]), int(b[k])) for k in order if sets.join(int(a[k]), int(b[k]))]
+    walls: list[tuple[int, int]] = []
+    for k in np.lexsort((b, a, -count)).tolist():
+        if count[k] < LEAST or share[k] < CROSSING:
+            continue
+        one_edge, other_edge = int(a[k]), int(b[k])
+        # Along a part of their length: one wall only if the two would cross.
+        if share[k] < SHARE and sets.clearance(one_edge, other_edge, near, after) > 0:
+            continue
+        if sets.join(one_edge, other_edge):
+            walls.append((one_edge, other_edge))
     for one_edge, other_edge in walls:
         # Where the wall ends in one outline it begins in the other.
         for first, second in ((one_edge, other_edge), (other_edge, one_edge)):
