@@ -38,6 +38,7 @@ def traced(scene: str, model: str, out: str, settings: Sequence[str]) -> dict[st
     mark("job read")
     batch: Any = batch_run  # its names are replaced below
     connect, one, blocks = batch.connect, engine.SceneRun._one, engine.SceneRun._blocks
+    preview = engine.SceneRun._preview
     receipts: dict[str, Any] = {}
 
     @contextlib.contextmanager
@@ -62,8 +63,15 @@ def traced(scene: str, model: str, out: str, settings: Sequence[str]) -> dict[st
         receipts.update(result[0])
         return result
 
+    def drawn(self: Any, *given: Any) -> Any:
+        mark("before preview")
+        result = preview(self, *given)
+        mark("preview")
+        return result
+
     batch.connect = connected
     engine.SceneRun._one, engine.SceneRun._blocks = single, inferred  # type: ignore[method-assign]
+    engine.SceneRun._preview = drawn  # type: ignore[method-assign]
     result = batch.run(job)
     mark("manifest and report")
     steps, before = [], 0.0
