@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.harness import note
 
-NAMES = ("speed", "overhead", "reference", "seams", "precision", "memory", "tiles", "training")
+NAMES = ("speed", "overhead", "reference", "seams", "precision", "memory", "tiles", "training", "landcover")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -32,8 +32,11 @@ from geounet.vector.polygons import TABLE, Stage, gather, group_offsets, plan, s
 from geounet.vector.source import U8
 from geounet.vector.trace import I32, I64, Bools, Pieces, corners, trace
 
-AT_ONCE = 50_000
-"""Faces that are made to features at once: as objects they take many times the room of their coordinates."""
+AT_ONCE = 100_000
+"""Vertices of faces that are made to features at once: on the way they take many times the room of coordinates."""
+
+PLAN_VERTICES = 200_000
+"""Vertices of a plan of components that cross cells, most of them drawn already; a single component may have more."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def cover(stage: Stage, rule: Rule, finish: Finish, executor: Executor) -> Cover
     Path(stage.folder).mkdir(parents=True, exist_ok=True)
     cells = [Task(stage, rule, finish, i) for i in range(stage.grid.count)]
     size = sum(executor.map(trace_cell, cells, f"{stage.name}: outlines"))
-    count, crossing, held = plan(stage)
+    count, crossing, held = plan(stage, PLAN_VERTICES)
     plans = [Task(stage, rule, finish, i) for i in range(count)]
     size += sum(executor.map(assemble, plans, f"{stage.name}: borders across cells"))
 
@@ -305,8 +308,9 @@ def ordered(coords: I32, offsets: I64, owner: I64) -> tuple[I32, I64, I64]:
 
 
 def _save_features(path: Path, faces: Faces, finish: Finish) -> None:
-    starts = range(0, max(1, len(faces)), AT_ONCE)
-    slices = (np.arange(at, min(at + AT_ONCE, len(faces))) for at in starts)
+    # At least one slice, and at least one face in each.
+    part = faces.rings[faces.shells[:-1]] // AT_ONCE
+    slices = np.split(np.arange(len(faces)), np.flatnonzero(np.diff(part)) + 1)
     parts.save_tables(path, (finish(faces.some(which)) for which in slices))
 
 

@@ -201,8 +201,16 @@ class Traced:
     part_bytes: int
 
 
-def plan(stage: Stage) -> tuple[int, int, int]:
-    """Link what crosses cells; writes plans. Returns the numbers of plans and components, and the bytes held."""
+def plan(stage: Stage, most: int = PLAN_VERTICES) -> tuple[int, int, int]:
+    """Link what crosses cells; writes plans. Returns the numbers of plans and components, and the bytes held.
+
+    Parameters
+    ----------
+    stage
+        What was traced.
+    most
+        Vertices of a plan, unless a single component has more.
+    """
     grid = stage.grid
     fragments = Fragments(grid)
     tables: dict[str, list[Any]] = {name: [] for name in TABLE}
@@ -266,7 +274,7 @@ def plan(stage: Stage) -> tuple[int, int, int]:
     held += sum(c.nbytes for c in table.values()) + component.nbytes + a.nbytes + b.nbytes
 
     # Components in order of their first pixel, as many to a plan as fit.
-    plan_of = np.cumsum(vertices) // PLAN_VERTICES
+    plan_of = np.cumsum(vertices) // most
     bounds = group_offsets(plan_of)
     for k in range(len(bounds) - 1):
         low, high = bounds[k], bounds[k + 1]
