@@ -232,6 +232,16 @@ def test_spikes_go() -> None:
     assert clear.without_spikes(shapely.Polygon([(0, 0), (10, 0), (10, 0.001)])) is None
 
 
+def test_a_spike_of_a_neighbour_is_not_covered() -> None:
+    """Without its notch the later one would lie over the tip of the earlier one."""
+    pointed = shapely.Polygon([(0, 0), (10, 0), (10, 4.9), (16, 5), (10, 5.1), (10, 10), (0, 10)])
+    raw = np.array([shapely.box(0, 0, 10, 10), shapely.box(10, 0, 20, 10)], dtype=object)
+    best = np.array([pointed, raw[1]], dtype=object)
+    found = clear.settled([best, raw, raw], NONE)
+    assert shapely.area(shapely.intersection(*found.outline)) < 1e-9
+    assert found.outline[0].equals(pointed)
+
+
 def test_an_outline_depends_on_its_group_alone(tmp_path: Any) -> None:
     """Bit for bit: whatever else is outlined in the same call."""
     rng = np.random.default_rng(3)

@@ -169,7 +169,12 @@ def _trimmed(shape: Any, blocks: list[Any]) -> Any:
     left = left[shapely.area(left) > LEAST]
     if len(left) == 0:
         return None
-    return without_spikes(shapely.orient_polygons(left[int(np.argmax(shapely.area(left)))], exterior_cw=False))
+    found = shapely.orient_polygons(left[int(np.argmax(shapely.area(left)))], exterior_cw=False)
+    smooth = without_spikes(found)
+    # A notch that is closed may be where another building's corner is.
+    if smooth is not None and (overlap(np.full(len(against), smooth), against) > LEAST).any():
+        return found
+    return smooth
 
 
 def without_spikes(polygon: Any) -> Any:
