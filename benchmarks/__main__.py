@@ -10,7 +10,9 @@ from pathlib import Path
 
 from benchmarks.harness import note
 
-NAMES = ("speed", "overhead", "reference", "seams", "precision", "memory", "tiles", "training", "landcover")
+NAMES = (
+    "speed", "overhead", "reference", "seams", "precision", "memory", "tiles", "training", "buildings", "landcover",
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.harness import Row, launch, note, python, report, watched
+from benchmarks.harness import Row, launch, note, python, report
 from benchmarks.material import SEED, fresh, shared
+from benchmarks.vectors import add_growth, vectorized
 
 SIZES = (8192, 16384)
 CLASSES = 6
@@ -85,18 +86,6 @@ def features(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     return shapely.from_wkb(np.asarray(table["geom"], dtype=object)), table["class_id"].to_numpy()
 
 
-def vectorized(raster: Path, out: Path, workers: int, *options: object) -> tuple[dict[str, Any], Row]:
-    """Run `geounet vectorize`; return what it reports, and how long it took with what memory."""
-    command = python("-m", "geounet", "vectorize", raster, "--kind", "landcover", "--out", out, "--overwrite", "--json")
-    seen = watched([*command, "--workers", str(workers), *map(str, options)])
-    return json.loads(seen.ended.output), {
-        "wall s": round(seen.ended.wall, 1),
-        "cpu s": round(seen.ended.cpu, 1),
-        "driver MiB": round(seen.peaks_mib["driver"]),
-        "worker MiB": round(seen.peaks_mib["worker"]) if workers > 1 else None,
-    }
-
-
 def run_of(name: str, raster: Path, folder: Path, workers: int, *options: object, check: bool = True) -> Row:
     """Return one run as a row."""
     import rasterio
@@ -106,7 +95,7 @@ def run_of(name: str, raster: Path, folder: Path, workers: int, *options: object
         megapixels = dataset.width * dataset.height / 1e6
     note(f"{name}, {workers} workers {' '.join(map(str, options))}")
     out = folder / "landcover.gpkg"
-    said, cost = vectorized(raster, out, workers, *options)
+    said, cost = vectorized(raster, out, "landcover", workers, *options)
     count, (before, after) = said["layers"]["landcover"], said["vertices"]["landcover"]
     areas = said["areas"]["landcover"].values()
     valid: object = None
@@ -152,7 +141,7 @@ def contenders(raster: Path, folder: Path) -> list[Row]:
         (f"geounet, {TOLERANCE_PX} px", ("--tolerance-px", TOLERANCE_PX)),
         (f"geounet, {TOLERANCE_PX} px, rounded 2 px", ("--tolerance-px", TOLERANCE_PX, "--smooth-px", 2)),
     ):
-        said, _ = vectorized(raster, out, 1, *unit, *options)
+        said, _ = vectorized(raster, out, "landcover", 1, *unit, *options)
         geometry, kind = features(out)
         drawn[name] = geometry, said["seconds"]["landcover"]
     raw, _ = drawn["pixels' sides"]
@@ -226,7 +215,7 @@ def truth(work: Path, folder: Path, size: int) -> list[Row]:
         ("geounet, 1.5 px, rounded 2 px", ("--tolerance-px", 1.5, "--smooth-px", 2)),
         ("geounet, 3 px", ("--tolerance-px", 3)),
     ):
-        vectorized(raster, out, 1, "--min-area-m2", 0, *options)
+        vectorized(raster, out, "landcover", 1, "--min-area-m2", 0, *options)
         drawn[name], kind = features(out)
     raw = drawn["pixels' sides"]
     for tolerance in (1.0, 1.5, 2.0):
@@ -338,12 +327,7 @@ def run(work: Path, out: Path | None, *, sizes: Sequence[int] = SIZES, size: int
     for name, raster in maps.items():
         rows += [run_of(name, raster, folder, workers, *options) for workers in (1, 2)]
     rows += [run_of(name, raster, folder, 2, "--min-area-m2", 0) for name, raster in maps.items()]
-    first = {(r["workers"], r["least area m²"]): r for r in reversed(rows) if str(r["map"]).startswith("generated")}
-    for row in rows:
-        key = row["workers"], row["least area m²"]
-        if str(row["map"]).startswith("generated") and row is not first[key]:
-            growth = [row[k] / first[key][k] - 1 for k in ("driver MiB", "worker MiB") if row[k] and first[key][k]]
-            row["memory growth %"] = round(100 * max(growth), 1)
+    add_growth([r for r in rows if r["map"] != "real"], ("workers", "least area m²"))
     compared = real if real is not None and real.exists() else next(iter(maps.values()))
     name = "real" if compared == real else next(iter(maps))
     tables = {

@@ -16,7 +16,9 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks import (
     alone,
+    buildings,
     harness,
+    landcover,
     material,
     memory,
     overhead,
@@ -27,6 +29,7 @@ from benchmarks import (
     speed,
     tiles,
     training,
+    vectors,
 )
 
 
@@ -54,7 +57,7 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> None:
             if module == "geounet":
                 assert main(arguments) == 0
             else:
-                {"benchmarks.alone": alone, "benchmarks.overhead": overhead}[module].main(arguments)
+                {m.__name__: m for m in (alone, overhead, landcover)}[module].main(arguments)
         return harness.Ended(2.0, 1.0, 100.0, said.getvalue())
 
     def watched(given: Sequence[str], folder: Path | None = None, **_: Any) -> harness.Watched:
@@ -62,9 +65,10 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(batch, "connect", connect)
     monkeypatch.setattr(batch, "Pool", lambda *_, **__: InlinePool())
-    for module in (speed, tiles, memory, harness):
+    for module in (speed, tiles, memory, harness, buildings, landcover):
         monkeypatch.setattr(module, "launch", launch)
-    monkeypatch.setattr(memory, "watched", watched)
+    for module in (memory, vectors):
+        monkeypatch.setattr(module, "watched", watched)
     monkeypatch.setattr(speed, "TILE", 64)
     monkeypatch.setattr(speed, "OVERLAP", 32)
     monkeypatch.setattr(memory, "SAME", ("vector=none", "tiling.tile=64", "tiling.overlap=32"))
@@ -231,6 +235,25 @@ def test_training_is_measured_from_scenes_and_from_memory(tmp_path: Path) -> Non
     assert row["from scenes, windows/s"] > 0
     assert 0 < row["preparing % of both"] < 100
     assert 0 <= row["waiting for data %"] <= 100
+
+
+@pytest.mark.usefixtures("inline")
+def test_buildings_are_nearest_to_the_true_ones(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buildings, "NOISE", ("medium",))
+    monkeypatch.setattr(buildings, "TOWNS", buildings.TOWNS[:1])
+    monkeypatch.setattr(buildings, "TOLERANCES_PX", (1.5,))
+    outlines, runs = buildings.run(work, None, size=768)["tables"].values()
+    rows = {row["outlines"]: row for row in outlines}
+    ours = rows.pop("geounet, 1.5 px")
+    assert ours["overlapping pairs"] == ours["invalid"] == 0
+    assert len(rows) == 5
+    for row in rows.values():
+        assert ours["C-IoU"] > row["C-IoU"]
+        assert ours["IoU"] > row["IoU"]
+        assert ours["PoLiS m"] < row["PoLiS m"]
+        assert abs(ours["vertex ratio"] - 1) < abs(row["vertex ratio"] - 1)
+    assert [row["workers"] for row in runs] == [1, 2, 2]
+    assert len({row["buildings"] for row in runs}) == 1
 
 
 def test_every_name_has_a_measurement() -> None:
