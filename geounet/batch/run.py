@@ -17,6 +17,7 @@ from typing import Any
 
 from geounet.atomic import write_text
 from geounet.batch import mosaic
+from geounet.batch.attempts import Attempts, settled
 from geounet.batch.lock import locked
 from geounet.batch.scenes import find_scenes
 from geounet.config.job import Job
@@ -65,8 +66,31 @@ def work_folder(job: Job) -> Path:
     return Path(job.outputs.work).absolute()
 
 
-def scene_runs(job: Job) -> list[SceneRun]:
+@dataclass(frozen=True)
+class Rounds:
+    """How a job is run again and again, as scenes come and change.
+
+    Attributes
+    ----------
+    settle_s
+        Scenes that were written to within so many seconds are left for the next time.
+    tries
+        How often a scene that fails is tried as it is; None: once more, however often it failed.
+    """
+
+    settle_s: float = 30.0
+    tries: int | None = 3
+
+
+def scene_runs(job: Job, specs: list[SceneSpec] | None = None) -> list[SceneRun]:
     """Return the scenes and models of a job as runs that have no cluster yet.
+
+    Parameters
+    ----------
+    job
+        What to do.
+    specs
+        Its scenes, if they are known.
 
     Raises
     ------
@@ -75,7 +99,7 @@ def scene_runs(job: Job) -> list[SceneRun]:
     ModelError
         If a model cannot be used.
     """
-    specs = find_scenes(job)
+    specs = find_scenes(job) if specs is None else specs
     bundles = [load_bundle(name) for name in job.model_names()]
     for bundle in bundles:
         check_model(bundle.card)
@@ -92,7 +116,7 @@ def _scene_run(job: Job, spec: SceneSpec, bundle: Bundle) -> SceneRun:
     return SceneRun(InlinePool(), job, spec, bundle, folder, work_folder(job), None)
 
 
-def run(job: Job, client: Any = None, progress: Progress | None = None) -> RunResult:
+def run(job: Job, client: Any = None, progress: Progress | None = None, *, rounds: Rounds | None = None) -> RunResult:
     """Run a job: scenes in, masks and GeoPackages out.
 
     A run that was killed is continued; finished output of the same job, model and input is left as it is.
@@ -105,6 +129,9 @@ def run(job: Job, client: Any = None, progress: Progress | None = None) -> RunRe
         A `distributed.Client` to work on; None follows `job.cluster`. It stays open.
     progress
         Told what happens; None is silent.
+    rounds
+        Run it as one of many times: where no scene is found there is nothing to do, scenes that are being written wait,
+        and scenes that keep failing are left alone. The manifest names those that wait in `waiting`.
 
     Raises
     ------
@@ -119,9 +146,14 @@ def run(job: Job, client: Any = None, progress: Progress | None = None) -> RunRe
     """
     started, clock = datetime.now(UTC), time.monotonic()
     progress = progress or Silent()
-    runs = scene_runs(job)
+    specs = find_scenes(job, some=rounds is None)
+    waiting = [] if rounds is None else [spec for spec in specs if not settled(spec, rounds.settle_s)]
+    for spec in waiting:
+        logger.info("%s: is being written; left for the next time", spec.files[0])
+    runs = scene_runs(job, [spec for spec in specs if spec not in waiting])
     out = Path(job.outputs.folder).absolute()
     with locked(work_folder(job)), ExitStack() as stack:
+        attempts = None if rounds is None else Attempts(work_folder(job), rounds.tries)
         last = (read_manifest(out) or {}).get("mosaics", [])
         mosaic.check(job, [run.bundle.card.name for run in runs], last)
         cluster = _Cluster(job, client, stack)
@@ -130,12 +162,18 @@ def run(job: Job, client: Any = None, progress: Progress | None = None) -> RunRe
         entries: dict[int, dict[str, Any]] = {}
         todo: list[tuple[int, SceneRun]] = []
         for index, scene in enumerate(runs):
+            left = None if attempts is None else attempts.given_up(scene)
+            if left is not None:
+                entries[index] = _failed(scene, GeounetError(left))
+                continue
             try:
                 done = scene.finished()
             except JobError:
                 raise
             except GeounetError as error:
                 entries[index] = _failed(scene, error)
+                if attempts is not None:
+                    attempts.ended(scene, str(error))
                 continue
             if done is None:
                 todo.append((index, scene))
@@ -153,6 +191,8 @@ def run(job: Job, client: Any = None, progress: Progress | None = None) -> RunRe
                     infer_all([scene for _, scene in models])
                 for index, scene in models:
                     entries[index] = _run_one(scene)
+                    if attempts is not None:
+                        attempts.ended(scene, entries[index]["error"])
         ordered = [entries[index] for index in range(len(runs))]
         made = mosaic.mosaics(job, runs, ordered, last, work_folder(job), cluster.pool, progress)
         exit_code = _exit_code(ordered)
@@ -169,6 +209,8 @@ def run(job: Job, client: Any = None, progress: Progress | None = None) -> RunRe
             "scenes": ordered,
             "mosaics": made,
         }
+        if rounds is not None:
+            manifest["waiting"] = [spec.name for spec in waiting]
         if todo or any(entry["state"] != "unchanged" for entry in made) or not (out / "manifest.json").exists():
             _write(out, manifest)
     return RunResult(exit_code, manifest, out)

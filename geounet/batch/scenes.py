@@ -17,8 +17,15 @@ ENDINGS = frozenset(
 """Endings that count as rasters when a folder is searched; a file named outright may have any."""
 
 
-def find_scenes(job: Job) -> list[SceneSpec]:
+def find_scenes(job: Job, *, some: bool = True) -> list[SceneSpec]:
     """Return the scenes of a job, in order, each once.
+
+    Parameters
+    ----------
+    job
+        Whose scenes.
+    some
+        Whether every folder and pattern has to hold a scene.
 
     Raises
     ------
@@ -29,7 +36,7 @@ def find_scenes(job: Job) -> list[SceneSpec]:
     specs: list[SceneSpec] = []
     seen: set[tuple[Path, ...]] = set()
     names: dict[str, str] = {}
-    for name, files in _expand(job, out):
+    for name, files in _expand(job, out, some=some):
         key = tuple(f.resolve() for f in files)
         if key in seen:
             continue
@@ -59,7 +66,7 @@ def _spec(job: Job, name: str, files: list[Path]) -> SceneSpec:
     )
 
 
-def _expand(job: Job, out: Path) -> Iterator[tuple[str, list[Path]]]:
+def _expand(job: Job, out: Path, *, some: bool) -> Iterator[tuple[str, list[Path]]]:
     for entry in job.scenes:
         if isinstance(entry, BandSet):
             yield entry.name, [Path(f) for f in entry.files]
@@ -67,14 +74,14 @@ def _expand(job: Job, out: Path) -> Iterator[tuple[str, list[Path]]]:
         path = Path(entry)
         if path.is_dir():
             found = [p for p in sorted(path.rglob("*")) if _is_scene(p, out)]
-            if not found:
+            if some and not found:
                 raise JobError(f"{entry}: the folder holds no raster ({', '.join(sorted(ENDINGS)[:6])}, …)")
         elif path.exists() or not glob.has_magic(entry):
             found = [path]  # a missing file is one scene's failure, not the job's
         else:
             matches = (Path(p) for p in glob.iglob(entry, recursive=True))
             found = sorted(p for p in matches if p.is_file() and not p.resolve().is_relative_to(out))
-            if not found:
+            if some and not found:
                 raise JobError(f"{entry}: matches no file")
         for file in found:
             yield file.stem, [file]

@@ -15,6 +15,7 @@ from geounet.cli.errors import guarded
 COMMANDS = {
     "demo": "Make a scene and segment it: shows everything, needs nothing.",
     "run": "Segment scenes: masks and GeoPackages. Continues a killed run.",
+    "batch": "For schedulers: run the scenes that are new or changed.",
     "plan": "Tiles, blocks, memory, disk and time of a run; runs nothing.",
     "status": "What is done, running and failed in an output folder, and why.",
     "report": "Write the HTML report of an output folder.",
@@ -31,7 +32,7 @@ COMMANDS = {
 
 EXIT_CODES = """\b
 Exit codes:
-    0  done
+    0  done (batch: also nothing to do)
     1  failed
     2  usage, or an invalid job file
     3  finished, but some scenes or blocks failed (the manifest names them)

@@ -139,7 +139,7 @@ def test_slurm_job_that_runs_out_of_time_is_requeued(tmp_path: Path) -> None:
 def test_systemd_units_name_what_exists() -> None:
     service = (ROOT / "workflows/systemd/geounet.service").read_text()
     timer = (ROOT / "workflows/systemd/geounet.timer").read_text()
-    assert re.search(r"^ExecStart=\S+/geounet --quiet --log-json run \S+\.yaml$", service, re.MULTILINE)
+    assert re.search(r"^ExecStart=\S+/geounet --quiet --log-json batch \S+\.yaml$", service, re.MULTILINE)
     assert "SuccessExitStatus=75" in service
     assert "OnCalendar=" in timer
 

@@ -1,0 +1,79 @@
+"""`geounet batch`: the main job for schedulers, again and again."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from geounet.cli.options import json_option, takes_job
+
+if TYPE_CHECKING:
+    from geounet.config.job import Job
+
+
+@click.command(short_help="For schedulers: run the scenes that are new or changed.")
+@takes_job
+@click.option(
+    "--settle",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Leave scenes that were written to more recently for the next time: they may be arriving.",
+)
+@click.option(
+    "--tries",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="How often a scene that fails is tried as it is.",
+)
+@click.option("--retry", is_flag=True, help="Try all scenes that failed once more.")
+@json_option
+@click.pass_context
+def batch(ctx: click.Context, job: Job, settle: float, tries: int, retry: bool, as_json: bool) -> None:
+    """Run the scenes of a job that are new or changed, and replace their results once the new ones are whole.
+
+    \b
+      $ geounet batch nightly.yaml
+      15 2 * * *  geounet --quiet batch /srv/geounet/nightly.yaml
+
+    Where nothing is new, nothing is done (exit code 0). A scene that failed is tried again the next times; after
+    --tries it is left alone until it, the job or the model changes, and named each time (exit code 3). A batch that
+    was killed is continued by the next one; one that is still at work is left to it (exit code 75).
+    """
+    from geounet.batch.run import Rounds
+    from geounet.batch.run import run as run_job
+    from geounet.cli.progress import Progress
+
+    job = job.model_copy(update={"outputs": job.outputs.model_copy(update={"overwrite": True})})
+    rounds = Rounds(settle_s=settle, tries=None if retry else tries)
+    with Progress() as progress:
+        result = run_job(job, progress=progress, rounds=rounds)
+    if as_json:
+        click.echo(json.dumps(result.manifest, indent=1))
+    else:
+        for line in told(result.manifest, result.folder):
+            click.echo(line)
+    ctx.exit(result.exit_code)
+
+
+def told(manifest: dict[str, Any], out: Any) -> list[str]:
+    """Return what a batch did, in lines: what is as it was is only counted."""
+    from geounet.cli.run import summary
+
+    scenes = manifest["scenes"]
+    news = [scene for scene in scenes if scene["state"] != "unchanged"]
+    mosaics = [mosaic for mosaic in manifest.get("mosaics", []) if mosaic["state"] != "unchanged"]
+    lines = summary({**manifest, "scenes": news, "mosaics": mosaics}, out)
+    counts = [(state, sum(scene["state"] == state for scene in scenes)) for state in ("done", "failed", "unchanged")]
+    counts.append(("still being written", len(manifest.get("waiting", []))))
+    said = ", ".join(f"{count} {state}" for state, count in counts if count)
+    if any(count for state, count in counts if state in ("done", "failed")):
+        lines.append(f"scenes: {said}")
+    else:
+        lines.append("nothing to do" + (f": {said}" if said else ": no scenes"))
+    return lines
