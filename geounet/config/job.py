@@ -128,8 +128,53 @@ class Roads(Section):
     """The layers `road_edges` and `road_nodes`."""
 
     class_: Annotated[str | Auto, Field(alias="class", description="class name; auto: the class of kind road")] = "auto"
+    min_area_m2: Annotated[NonNegative, Field(description="smaller specks of the class are left out")] = 20.0
+    min_area_px: Annotated[NonNegative | None, Field(description="the same in pixels, instead of min_area_m2")] = None
+    min_hole_m2: Annotated[NonNegative, Field(description="smaller holes in the class are filled")] = 30.0
+    min_hole_px: Annotated[NonNegative | None, Field(description="the same in pixels, instead of min_hole_m2")] = None
     min_length_m: Annotated[NonNegative, Field(description="shorter dead ends and loose pieces are left out")] = 10.0
+    min_length_px: Annotated[NonNegative | None, Field(description="the same in pixels, instead of min_length_m")] = (
+        None
+    )
+    spur_widths: Annotated[
+        NonNegative, Field(description="dead ends that stick out by less than so many widths of the road are left out")
+    ] = 0.75
+    junction_widths: Annotated[
+        NonNegative, Field(description="junctions that are nearer to each other than so many road widths are one")
+    ] = 0.9
+    bridge_m: Annotated[
+        NonNegative, Field(description="longest gap that is bridged where the probability supports it; 0: none")
+    ] = 20.0
+    bridge_px: Annotated[NonNegative | None, Field(description="the same in pixels, instead of bridge_m")] = None
+    bridge_probability: Annotated[
+        Number, Field(ge=0, le=1, description="least mean probability in a gap that is bridged")
+    ] = 0.2
+    bridge_blind_m: Annotated[
+        NonNegative, Field(description="longest gap that is bridged where there is no probability; 0: none")
+    ] = 8.0
+    bridge_blind_px: Annotated[
+        NonNegative | None, Field(description="the same in pixels, instead of bridge_blind_m")
+    ] = None
+    bridge_angle_deg: Annotated[
+        Number, Field(ge=0, le=60, description="largest angle between a dead end and its bridge")
+    ] = 25.0
+    smooth_widths: Annotated[
+        NonNegative, Field(description="width of the filter that smooths lines, in road widths; 0: none")
+    ] = 0.5
     tolerance_px: Annotated[NonNegative, Field(description="largest deviation of a simplified line, px")] = 1.0
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> Self:
+        for one, other in (
+            ("min_area_m2", "min_area_px"),
+            ("min_hole_m2", "min_hole_px"),
+            ("min_length_m", "min_length_px"),
+            ("bridge_m", "bridge_px"),
+            ("bridge_blind_m", "bridge_blind_px"),
+        ):
+            if getattr(self, other) is not None and one in self.model_fields_set:
+                raise ValueError(f"{one} and {other} say the same in two units; give one of them")
+        return self
 
 
 class Landcover(Section):

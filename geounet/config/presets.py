@@ -12,17 +12,20 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "standard": {"buildings": {}, "roads": {}, "landcover": {}},
     "raw": {
         "buildings": {"min_area_m2": 0, "min_hole_m2": 0, "tolerance_px": 0},
-        "roads": {"min_length_m": 0, "tolerance_px": 0},
+        "roads": {
+            **dict.fromkeys(("min_area_m2", "min_hole_m2", "min_length_m", "bridge_m", "bridge_blind_m"), 0),
+            **dict.fromkeys(("spur_widths", "junction_widths", "smooth_widths", "tolerance_px"), 0),
+        },
         "landcover": {"min_area_m2": 0, "tolerance_px": 0},
     },
     "detail": {
         "buildings": {"min_area_m2": 4, "min_hole_m2": 2, "tolerance_px": 1},
-        "roads": {"min_length_m": 5, "tolerance_px": 0.75},
+        "roads": {"min_area_m2": 10, "min_hole_m2": 15, "min_length_m": 5, "tolerance_px": 0.75},
         "landcover": {"min_area_m2": 10, "tolerance_px": 1},
     },
     "map": {
         "buildings": {"min_area_m2": 25, "min_hole_m2": 10, "tolerance_px": 2},
-        "roads": {"min_length_m": 25, "tolerance_px": 2},
+        "roads": {"min_area_m2": 50, "min_hole_m2": 100, "min_length_m": 25, "smooth_widths": 1, "tolerance_px": 2},
         "landcover": {"min_area_m2": 400, "tolerance_px": 3},
     },
 }

@@ -94,8 +94,7 @@ def polygonized(plane: Plane, shape: tuple[int, int], folder: Path, name: str) -
 def skeletonized(plane: Plane, ground: Ground, folder: Path, name: str) -> Geometries:
     """Return the centre lines of the areas of a plane that are 1, in map coordinates, as `geounet run` makes them."""
     stage = skeleton.Stage(plane, None, CellGrid(ground.rows, ground.cols, DEFAULT_CELL), str(folder), name)
-    usual = Roads()
-    made = roads(stage, SerialExecutor(), ground, usual.min_length_m, usual.tolerance_px)
+    made = roads(stage, SerialExecutor(), ground, Roads())
     return np.asarray(shapely.from_wkb(made.edges.column("geom").to_numpy(zero_copy_only=False)), dtype=object)
 
 

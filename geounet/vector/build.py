@@ -17,7 +17,7 @@ import numpy as np
 from geounet.config.card import ClassInfo, Kind
 from geounet.config.job import Buildings, Landcover, Roads
 from geounet.errors import JobError, VectorError
-from geounet.types import Executor
+from geounet.types import NODATA, Executor
 from geounet.vector import parts, polygons, skeleton, writer
 from geounet.vector.attributes import Ground
 from geounet.vector.buildings import Drawing, buildings
@@ -169,7 +169,7 @@ def _ground(request: VectorRequest) -> Ground:
     return ground
 
 
-METRES = ("min_area_m2", "min_hole_m2", "min_length_m", "tolerance_m", "smooth_m")
+METRES = ("min_area_m2", "min_hole_m2", "min_length_m", "bridge_m", "bridge_blind_m", "tolerance_m", "smooth_m")
 
 
 def check_metres(request: VectorRequest, ground: Ground) -> list[str]:
@@ -204,12 +204,13 @@ def _class(request: VectorRequest, layer: str, wanted: str, kind: Kind) -> Class
     raise JobError(f"vector.{layer}.class: {what}; classes are {names}")
 
 
-def _one_class(request: VectorRequest, info: ClassInfo) -> tuple[Plane, ProbabilityPlane | None]:
-    """Return the plane where one class is 1, and its probability."""
+def _one_class(request: VectorRequest, info: ClassInfo, others: int = NODATA) -> tuple[Plane, ProbabilityPlane | None]:
+    """Return the plane where one class is 1 and the others are `others`, and its probability."""
     if request.multilabel:
-        plane = RasterPlane(request.mask, request.classes.index(info) + 1, table({1: 1}))
+        plane = RasterPlane(request.mask, request.classes.index(info) + 1, table({0: others, 1: 1}))
     else:
-        plane = RasterPlane(request.mask, 1, table({info.code: 1}))
+        codes = {c.code: others for c in request.classes}
+        plane = RasterPlane(request.mask, 1, table(codes | {info.code: 1}))
     band = request.channels.get(info.code)
     if request.probability is None or band is None:
         return plane, None
@@ -266,12 +267,13 @@ def _roads(request: VectorRequest, executor: Executor, ground: Ground, grid: Cel
     if not isinstance(section, Roads):
         return [], {}
     info = _class(request, "roads", section.class_, Kind.road)
-    plane, probability = _one_class(request, info)
+    plane, probability = _one_class(request, info, others=0)
     stage = skeleton.Stage(plane, probability, grid, folder, "roads")
-    made = roads(stage, executor, ground, section.min_length_m, section.tolerance_px)
+    made = roads(stage, executor, ground, section)
     facts: dict[str, Any] = {
-        "components": made.edges.num_rows,
-        "driver_bytes_per_component": round(made.driver_bytes / max(1, made.edges.num_rows), 1),
+        "components": made.counts["edges"],
+        "driver_bytes_per_component": round(made.driver_bytes / max(1, made.counts["edges"]), 1),
+        "part_bytes": made.part_bytes,
     }
     if made.inexact_cells:
         where = f"road areas over {skeleton.WIDEST} px wide in {made.inexact_cells} cells"

@@ -79,9 +79,10 @@ def test_every_key_of_the_sections(mask: Path, tmp_path: Path) -> None:
     assert count("buildings", "--min-area-m2", 15, "--tolerance-px", 0)[0] < every
     assert count("buildings", "--min-area-m2", 0, "--min-hole-m2", 500, "--tolerance-px", 0)[1] < vertices
     assert count("buildings", "--min-area-m2", 0, "--min-hole-m2", 0, "--tolerance-px", 2)[1] < vertices
-    every, vertices = count("roads", "--min-length-m", 0, "--tolerance-px", 0)
-    assert count("roads", "--min-length-m", 30)[0] < every
-    assert count("roads", "--min-length-m", 0, "--tolerance-px", 2)[1] < vertices
+    every, vertices = count("roads", "--preset", "raw")
+    assert count("roads", "--preset", "raw", "--min-length-m", 8)[0] < every
+    assert count("roads", "--preset", "raw", "--spur-widths", 1)[0] < every
+    assert count("roads", "--preset", "raw", "--tolerance-px", 2)[1] < vertices
     every, vertices = count("landcover", "--min-area-m2", 0, "--tolerance-px", 0)
     assert count("landcover", "--min-area-m2", 40, "--tolerance-px", 0)[0] < every
     assert count("landcover", "--min-area-m2", 0, "--tolerance-px", 2)[1] < vertices
