@@ -65,7 +65,9 @@ class Model(Section):
     ] = None
     start: Annotated[
         PathText | None,
-        Field(description="bundle whose weights are the start: a bundled model's name, or a path with a slash"),
+        Field(
+            description="weights to start from: a bundled model's name, or the path (with a slash) of a bundle or file"
+        ),
     ] = None
     dropout: Annotated[Share, Field(description="dropout where the network has it")] = 0.0
     fill: Annotated[Finite, Field(description="normalised value of invalid pixels; 0 is the mean")] = 0.0

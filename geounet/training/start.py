@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,7 @@ def start(job: TrainJob, card: Card) -> tuple[nn.Module, str]:
     if job.model.encoder_weights is not None:
         said = _encoder(network, card, job.model.encoder_weights)
     if job.model.start is not None:
-        said = _bundle(network, job.model.start)
+        said = _filled(network, job.model.start)
     if job.model.dropout > 0:
         set_dropout(network, job.model.dropout, card)
     try_out(network, card, job.sampling.size)
@@ -92,28 +93,37 @@ def set_dropout(network: nn.Module, share: float, card: Card) -> None:
         layer.p = share
 
 
-def _bundle(network: nn.Module, name: str) -> str:
-    """Fill a network with a bundle's weights; layers of another shape, such as the head's, stay random."""
-    from safetensors.torch import load_file
-
-    bundle = load_bundle(name)
-    if bundle.members:
-        raise ModelError(
-            f"model.start: {name} is an ensemble; give one of its members, such as {bundle.members[0].folder}"
-        )
-    found = load_file(bundle.weights)
+def _filled(network: nn.Module, source: str) -> str:
+    """Fill a network with the weights of a bundle or file; layers of another shape, such as the head's, stay random."""
+    found, theirs, said = _weights(source)
     own = network.state_dict()
     fitting = {key: value for key, value in found.items() if key in own and own[key].shape == value.shape}
     differing = sorted(own.keys() - fitting.keys())
     if 2 * len(fitting) < len(own):
         raise ModelError(
-            f"model.start: {name} is {bundle.card.network}; only {len(fitting)} of the network's {len(own)} tensors fit"
+            f"model.start: {source} is {theirs}; only {len(fitting)} of the network's {len(own)} tensors fit"
         )
     network.load_state_dict(fitting, strict=False)
     if differing:
-        logger.info("model.start: %d tensors of %s do not fit and start at random (%s, …)", len(differing), name,
+        logger.info("model.start: %d tensors of %s do not fit and start at random (%s, …)", len(differing), source,
                     differing[0])  # fmt: skip
-    return f"model {bundle.card.name} (sha256 {bundle.sha256[:16]})"
+    return said
+
+
+def _weights(source: str) -> tuple[Weights, str, str]:
+    """Return weights, what network they are of, and in words where they come from."""
+    path = Path(source)
+    if path.is_file():
+        found = read_source(path).weights
+        digest = sha256(path.read_bytes()).hexdigest()
+        return found, f"a file of {len(found)} tensors", f"weights {path.name} (sha256 {digest[:16]})"
+    bundle = load_bundle(source)
+    if bundle.members:
+        raise ModelError(
+            f"model.start: {source} is an ensemble; give one of its members, such as {bundle.members[0].folder}"
+        )
+    found = read_source(bundle.weights).weights
+    return found, bundle.card.network, f"model {bundle.card.name} (sha256 {bundle.sha256[:16]})"
 
 
 def _encoder(network: nn.Module, card: Card, source: str) -> str:

@@ -133,6 +133,12 @@ def test_a_bundle_as_start(tmp_path: Path) -> None:
     assert all(k.startswith("segmentation_head.") for k in different)
     with pytest.raises(ModelError, match=r"only \d+ of the network's \d+ tensors fit"):
         start(job(start=str(bundle.folder)), RESNET)
+    # a checkpoint of a training is a file without a card
+    network, said = start(job(start=str(bundle.weights)), bundle.card)
+    assert said.startswith("weights model.safetensors (sha256 ")
+    assert all(torch.equal(v, network.state_dict()[k]) for k, v in again.state_dict().items())
+    with pytest.raises(ModelError, match=r"is a file of \d+ tensors; only"):
+        start(job(start=str(bundle.weights)), RESNET)
 
 
 def test_dropout_where_the_network_has_it() -> None:
