@@ -44,18 +44,21 @@ class Tally(NamedTuple):
         """Return `miou`, `accuracy`, `iou`, `precision` and `recall` by class, to four places; undefined: None.
 
         Partly known pixels that were found as the class that they are not are false positives of it. They count in
-        IoU and precision; accuracy is that of known pixels.
+        IoU and precision; accuracy is that of known pixels. Where there are such pixels, classes that no pixel is
+        labelled as have no scores: which of what was found as them is wrong is not known.
         """
         size = len(self.names)
         square = np.zeros((size + 1, size + 1), dtype=np.int64)
         square[:, :size] = self.counts
         whole = Confusion((*self.names, ""), square)
+        unknown = (self.counts[:-1].sum(axis=1) == 0) & self.counts[-1].any()
 
         def by_class(values: NDArray[np.float64]) -> dict[str, float | None]:
-            return {name: _rounded(value) for name, value in zip(self.names, values[:size], strict=True)}
+            known = np.where(unknown, np.nan, values[:size])
+            return {name: _rounded(value) for name, value in zip(self.names, known, strict=True)}
 
         return {
-            "miou": _rounded(mean(whole.iou[:size])),
+            "miou": _rounded(mean(whole.iou[:size][~unknown])),
             "accuracy": _rounded(self.confusion.accuracy),
             "iou": by_class(whole.iou),
             "precision": by_class(whole.precision),

@@ -67,6 +67,16 @@ def test_classes_that_do_not_occur_have_no_scores() -> None:
     assert scores["recall"] == {"a": 0.5, "b": None, "c": None}
 
 
+def test_where_only_buildings_are_labelled_only_they_have_scores() -> None:
+    tally = Tally(("building", "land", "road"), np.zeros((4, 3), dtype=np.int64))
+    labels = np.array([0, 0, 0, any_but(0), any_but(0), any_but(0)], np.uint8)
+    count(tally.counts, labels, np.array([0, 0, 1, 0, 1, 2], np.uint8))
+    scores = tally.scores()
+    assert scores["iou"] == {"building": 0.5, "land": None, "road": None}
+    assert scores["precision"] == {"building": 0.6667, "land": None, "road": None}
+    assert scores["miou"] == 0.5
+
+
 def test_codes_of_softmax_and_sigmoid() -> None:
     logits = torch.tensor([[-1.0, 2.0], [0.5, -3.0], [0.2, 1.0]]).reshape(1, 3, 1, 2)
     assert codes(logits, card(channels=3)).tolist() == [[[1, 0]]]
