@@ -1,4 +1,4 @@
-"""A run: all scenes of a job, one after the other, on one cluster; nothing of one scene's failure reaches the next."""
+"""A run: all scenes of a job in order on one cluster; nothing of one scene's failure reaches the next."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import logging
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import groupby
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,6 +18,7 @@ from geounet.atomic import write_text
 from geounet.batch import mosaic
 from geounet.batch.attempts import Attempts, settled
 from geounet.batch.lock import locked
+from geounet.batch.overlap import run_all
 from geounet.batch.scenes import find_scenes
 from geounet.config.job import Job
 from geounet.engine.cluster import Layout, connect
@@ -26,8 +26,7 @@ from geounet.engine.manifest import FORMAT, read_manifest
 from geounet.engine.plan import check_model, versions
 from geounet.engine.pool import InlinePool, Pool
 from geounet.engine.scene import Progress, SceneRun, Silent
-from geounet.engine.together import infer_all
-from geounet.errors import ClusterError, GeounetError, JobError, ModelError
+from geounet.errors import GeounetError, JobError
 from geounet.models.bundle import Bundle, load_bundle
 from geounet.raster.scene import SceneSpec
 from geounet.report import task
@@ -183,16 +182,13 @@ def run(job: Job, client: Any = None, progress: Progress | None = None, *, round
         if todo:
             pool, layout = cluster.pool(), cluster.get()[1]
             threading.Thread(target=task.load, name="geounet-report", daemon=True).start()
-            for _, several in groupby(todo, key=lambda pair: pair[1].spec.name):
-                models = list(several)
-                for _, scene in models:
-                    scene.pool, scene.layout, scene.progress = pool, layout, progress
-                if len(models) > 1:
-                    infer_all([scene for _, scene in models])
-                for index, scene in models:
-                    entries[index] = _run_one(scene)
+            places = {id(scene): index for index, scene in todo}
+            with closing(run_all([scene for _, scene in todo], pool, layout, progress)) as results:
+                for scene, ended in results:
+                    entry = _failed(scene, ended) if isinstance(ended, GeounetError) else _entry(scene, ended)
+                    entries[places[id(scene)]] = entry
                     if attempts is not None:
-                        attempts.ended(scene, entries[index]["error"])
+                        attempts.ended(scene, entry["error"])
         ordered = [entries[index] for index in range(len(runs))]
         made = mosaic.mosaics(job, runs, ordered, last, work_folder(job), cluster.pool, progress)
         exit_code = _exit_code(ordered)
@@ -253,16 +249,6 @@ class _Cluster:
         if self._starting.exception() is not None:
             return None  # told by `get`, or something else went wrong before
         return self._context.__exit__(kind, error, trace)
-
-
-def _run_one(scene: SceneRun) -> dict[str, Any]:
-    logger.info("%s: starting with %s", scene.spec.name, scene.bundle.card.name)
-    try:
-        return _entry(scene, scene.run())
-    except (ClusterError, ModelError, JobError):
-        raise
-    except GeounetError as error:
-        return _failed(scene, error)
 
 
 def _entry(scene: SceneRun, manifest: dict[str, Any]) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def read_status(out: Path, work: Path | None = None) -> dict[str, Any]:
         entry["bytes"] = folder_bytes([path])
         events = _events(path)
         entry["worker_deaths"] = sum(e["event"] == "death" for e in events)
-        errors = [e for e in events if e["event"] in ("failed", "error")]
+        errors = [e for e in events if e["event"] == "failed"]  # what raised once may have succeeded since
         if errors and not entry.get("error"):
             entry["error"] = errors[-1].get("error")
         scenes[name] = entry

@@ -10,6 +10,7 @@ import errno
 import logging
 import queue
 import random
+import threading
 import time
 import traceback
 import uuid
@@ -89,8 +90,42 @@ class Outcome:
     """One line; None if it succeeded."""
 
 
+class Gate:
+    """Lets the tasks of all pools of one cluster pass, so that a suspect is alone on it whoever else is at work."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._suspects: set[int] = set()
+        self.closed = threading.Event()
+        """Set when the run is given up: what waits for tasks in other threads stops waiting."""
+
+    def enter(self, task: Task) -> bool:
+        """Return whether a task may go to the cluster now. A suspect waits until all have left, others until it has."""
+        with self._lock:
+            if task.deaths >= ALONE:
+                self._suspects.add(id(task))
+                if self._inside:
+                    return False
+            elif self._suspects:
+                return False
+            self._inside += 1
+            return True
+
+    def leave(self, task: Task) -> None:
+        """Note that a task is no longer at the cluster."""
+        with self._lock:
+            self._inside -= 1
+            self._suspects.discard(id(task))
+
+    def withdraw(self, task: Task) -> None:
+        """Note that a task that waits will not come."""
+        with self._lock:
+            self._suspects.discard(id(task))
+
+
 class Pool:
-    """A client with a window.
+    """A client with a window. One pool has one thread at a time; `share` gives another thread its own.
 
     Parameters
     ----------
@@ -98,17 +133,28 @@ class Pool:
         A `distributed.Client`.
     wait_s
         How long the cluster may be without workers, seconds.
-    on_event
-        Called with `(event, details)` for deaths and retries.
+    priority
+        Tasks of a higher one go first.
+    gate
+        Shared by the pools of one cluster.
     """
 
-    def __init__(
-        self, client: Any, *, wait_s: float = 120.0, on_event: Callable[[str, dict[str, Any]], None] | None = None
-    ) -> None:
+    def __init__(self, client: Any, *, wait_s: float = 120.0, priority: int = 0, gate: Gate | None = None) -> None:
         self.client = client
         self.wait_s = wait_s
-        self._on_event = on_event or (lambda _event, _details: None)
+        self.priority = priority
+        self.gate = gate or Gate()
+        self.on_event: Callable[[str, dict[str, Any]], None] = lambda _event, _details: None
+        """Called with `(event, details)` for deaths and retries."""
         self.deaths = 0
+
+    def share(self, priority: int = 0) -> Pool:
+        """Return a pool on the same cluster that counts for itself."""
+        return Pool(self.client, wait_s=self.wait_s, priority=priority, gate=self.gate)
+
+    def close(self) -> None:
+        """Make all pools of this cluster stop waiting for their tasks."""
+        self.gate.closed.set()
 
     def threads(self) -> int:
         """Return how many tasks the cluster can run at once, as of now."""
@@ -151,12 +197,9 @@ class Pool:
         refreshed = time.monotonic()
         try:
             while waiting or running:
-                alone = any(task.deaths >= ALONE for task in running.values())
-                while waiting and not alone and len(running) < window:
-                    if waiting[0].deaths >= ALONE:
-                        if running:
-                            break
-                        alone = True
+                if self.gate.closed.is_set():
+                    raise ClusterError("the run was given up")
+                while waiting and len(running) < window and self.gate.enter(waiting[0]):
                     task = waiting.popleft()
                     future = self._submit(task)
                     running[future] = task
@@ -171,6 +214,7 @@ class Pool:
                 if time.monotonic() - refreshed > 10 * TICK:
                     window, refreshed = self.window(), time.monotonic()
                 task = running.pop(future)
+                self.gate.leave(task)
                 outcome = self._judge(task, future)
                 future.release()
                 if outcome is None:
@@ -181,13 +225,19 @@ class Pool:
                         (waiting.appendleft if unlocked.urgent else waiting.append)(unlocked)
                 yield outcome
         finally:
+            for task in running.values():
+                self.gate.leave(task)
+            for task in waiting:
+                self.gate.withdraw(task)
             if running:
                 self.client.cancel(list(running), force=True)
 
     def _submit(self, task: Task) -> Any:
         # A key of its own for each attempt: on a shared scheduler an erred key would be answered from memory.
         key = f"geounet-{task.name}-{uuid.uuid4().hex[:12]}"
-        return self.client.submit(guarded, task.function, task.args, key=key, pure=False, retries=0)
+        return self.client.submit(
+            guarded, task.function, task.args, key=key, pure=False, retries=0, priority=self.priority
+        )
 
     def _watch(self, lonely_since: float | None) -> float | None:
         if self.client.status not in ("running", "connecting"):
@@ -218,7 +268,7 @@ class Pool:
             raise ClusterError("the connection to the Dask scheduler is lost; run again to continue")
         task.deaths += 1
         self.deaths += 1
-        self._on_event("death", {"task": task.name, "deaths": task.deaths})
+        self.on_event("death", {"task": task.name, "deaths": task.deaths})
         logger.warning("%s: its worker died (%d of %d)", task.name, task.deaths, DEATHS)
         if task.deaths < DEATHS:
             return None
@@ -231,7 +281,7 @@ class Pool:
             raise GeounetError(f"disk full: {raised.line}; free space and run again to continue")
         task.tries += 1
         task.errors.append(raised.line)
-        self._on_event("error", {"task": task.name, "try": task.tries, "error": raised.line})
+        self.on_event("error", {"task": task.name, "try": task.tries, "error": raised.line})
         if task.tries < TRIES:
             logger.warning("%s: %s; trying again", task.name, raised.line)
             return None
@@ -260,6 +310,7 @@ class InlinePool:
     deaths = 0
 
     def __init__(self, shuffle: int | None = None) -> None:
+        self.on_event: Callable[[str, dict[str, Any]], None] = lambda _event, _details: None
         self._random = None if shuffle is None else random.Random(shuffle)  # noqa: S311 - an order, not a secret
 
     def threads(self) -> int:
@@ -269,6 +320,13 @@ class InlinePool:
     def cores_per_thread(self) -> int:
         """Return 1."""
         return 1
+
+    def share(self, priority: int = 0) -> InlinePool:
+        """Return this pool."""
+        return self
+
+    def close(self) -> None:
+        """Do nothing: nobody waits."""
 
     def run(
         self, tasks: Iterable[Task], follow: Callable[[Outcome], Iterable[Task]] | None = None

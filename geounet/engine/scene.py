@@ -59,6 +59,20 @@ class Silent:
         """Do nothing."""
 
 
+@dataclass(frozen=True)
+class Inferred:
+    """A scene whose pixels are all in parts: what is left to do for it hardly needs the cluster."""
+
+    plan: Plan
+    ledger: Ledger
+    receipts: dict[str, dict[str, Any]]
+    """Of the inferred blocks, by name."""
+    counts: list[dict[str, int]]
+    """Pixels by code, a mask band each."""
+    failed: tuple[BlockId, ...]
+    started: datetime
+
+
 @dataclass
 class SceneRun:
     """One scene and one model, from the input to the published files."""
@@ -84,11 +98,21 @@ class SceneRun:
         GeounetError
             If the scene is refused or fails, the cluster is lost, or other output stands in the way.
         """
+        return self.finish(self.infer())
+
+    def infer(self) -> Inferred:
+        """Do the first half of `run`: make the parts of the scene.
+
+        Raises
+        ------
+        GeounetError
+            If the scene is refused or fails, or the cluster is lost.
+        """
         started = datetime.now(UTC)
         plan, ledger = self.prepare()
         recipe = plan.recipe
         ledger.note("start", blocks=recipe.blocks.count, tile=recipe.tile)
-        staging = ledger.folder / "final"
+        self.pool.on_event = lambda event, details: ledger.note(event, **details)
         with self._timed("inference"):
             infer, seal, failed = self._blocks(recipe, ledger)
         counts: list[dict[str, int]] = []
@@ -98,6 +122,19 @@ class SceneRun:
         else:
             for receipt in [*infer.values(), *seal.values()]:
                 counts = add_counts(counts, receipt["counts"])
+        return Inferred(plan, ledger, infer, counts, failed, started)
+
+    def finish(self, inferred: Inferred) -> dict[str, Any]:
+        """Do the second half of `run`: rasters and vectors of the parts, then publish them; return the manifest.
+
+        Raises
+        ------
+        GeounetError
+            If that fails, or the cluster is lost.
+        """
+        plan, ledger, failed = inferred.plan, inferred.ledger, inferred.failed
+        recipe, started = plan.recipe, inferred.started
+        staging = ledger.folder / "final"
         tags = self._tags(plan)
         with self._timed("stitch"):
             stitched = self._one(
@@ -124,8 +161,8 @@ class SceneRun:
             key=job_key(self.job, ledger.key),
             started=started,
             timings=self.timings,
-            infer=infer,
-            counts=counts,
+            infer=inferred.receipts,
+            counts=inferred.counts,
             features=features,
             failures=self.failures,
             warnings=self.warnings,

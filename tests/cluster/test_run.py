@@ -56,14 +56,14 @@ SETTINGS = (
 """Small tiles make many blocks of a small scene."""
 
 
-def command(scene: Path, bundle: Bundle, out: Path, *settings: str) -> list[str]:
+def command(scene: Path | list[Path], bundle: Bundle, out: Path, *settings: str) -> list[str]:
     arguments = [
         sys.executable,
         "-m",
         "geounet",
         "-q",
         "run",
-        str(scene),
+        *map(str, scene if isinstance(scene, list) else [scene]),
         "--model",
         str(bundle.folder),
         "--out",
@@ -74,7 +74,7 @@ def command(scene: Path, bundle: Bundle, out: Path, *settings: str) -> list[str]
     return arguments
 
 
-def run(scene: Path, bundle: Bundle, out: Path, *settings: str, expect: int = 0) -> dict[str, Any]:
+def run(scene: Path | list[Path], bundle: Bundle, out: Path, *settings: str, expect: int = 0) -> dict[str, Any]:
     done = subprocess.run(
         command(scene, bundle, out, *settings), capture_output=True, text=True, timeout=300, check=False
     )
@@ -82,23 +82,23 @@ def run(scene: Path, bundle: Bundle, out: Path, *settings: str, expect: int = 0)
     return json.loads((out / "manifest.json").read_text()) if (out / "manifest.json").exists() else {}
 
 
-def pixels(out: Path) -> tuple[bytes, bytes]:
-    with rasterio.open(out / "town" / "town_mask.tif") as mask, rasterio.open(out / "town" / "town_prob.tif") as prob:
+def pixels(out: Path, name: str = "town") -> tuple[bytes, bytes]:
+    with rasterio.open(out / name / f"{name}_mask.tif") as mask, rasterio.open(out / name / f"{name}_prob.tif") as prob:
         return mask.read().tobytes(), prob.read().tobytes()
 
 
-def features(out: Path) -> dict[str, list[Any]]:
+def features(out: Path, name: str = "town") -> dict[str, list[Any]]:
     import geopandas
     import pyogrio
 
-    path = out / "town" / "town.gpkg"
+    path = out / name / f"{name}.gpkg"
     layers = {}
-    for name in sorted(str(row[0]) for row in pyogrio.list_layers(path)):
-        if name == "layer_styles":
+    for layer in sorted(str(row[0]) for row in pyogrio.list_layers(path)):
+        if layer == "layer_styles":
             continue
-        frame = geopandas.read_file(path, layer=name, fid_as_index=True)
+        frame = geopandas.read_file(path, layer=layer, fid_as_index=True)
         table = frame.drop(columns="geometry").reset_index().to_json(orient="records")
-        layers[name] = [table, [shape.wkb_hex for shape in frame.geometry]]
+        layers[layer] = [table, [shape.wkb_hex for shape in frame.geometry]]
     return layers
 
 
@@ -173,7 +173,7 @@ def workers_of(process: psutil.Process) -> Iterator[psutil.Process]:
             continue
 
 
-def start(scene: Path, bundle: Bundle, out: Path, *settings: str) -> subprocess.Popen[str]:
+def start(scene: Path | list[Path], bundle: Bundle, out: Path, *settings: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command(scene, bundle, out, *settings),
         stdout=subprocess.DEVNULL,
@@ -184,10 +184,10 @@ def start(scene: Path, bundle: Bundle, out: Path, *settings: str) -> subprocess.
     )
 
 
-def await_receipts(out: Path, at_least: int, process: subprocess.Popen[str]) -> None:
+def await_receipts(out: Path, at_least: int, process: subprocess.Popen[str], name: str = "*") -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        if len(list(out.glob(".geounet/scenes/*/*/receipts/infer/*.json"))) >= at_least:
+        if len(list(out.glob(f".geounet/scenes/{name}/*/receipts/infer/*.json"))) >= at_least:
             return
         time.sleep(0.02)
 
@@ -293,6 +293,61 @@ def test_a_damaged_tile_fails_its_blocks_only(scene: Path, bundle: Bundle, refer
     whole, holed = (np.frombuffer(pixels(out)[0], np.uint8) for out in (reference, tmp_path / "lenient"))
     assert (holed == 255).sum() > (whole == 255).sum()
     assert (holed[holed != 255] == whole[holed != 255]).all(), "what is there is right"
+
+
+@pytest.fixture(scope="module")
+def three(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The scene, a damaged one, and another."""
+    folder = tmp_path_factory.mktemp("three")
+    with rasterio.open(scene) as source:
+        values, options = source.read(), {"nodata": 0, "tiled": True, "blockxsize": 256, "blockysize": 256}
+    packed = write_scene(folder / "packed.tif", values, compress="deflate", **options)
+    other = write_scene(folder / "other.tif", np.ascontiguousarray(values[:, ::-1]), **options)
+    return [scene, damaged(packed, folder / "broken.tif"), other]
+
+
+@pytest.fixture(scope="module")
+def other_alone(three: list[Path], bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("reference") / "other"
+    run(three[2], bundle, out, "tiling.block=scene", "cluster.workers=1", "vector.cell=4096")
+    return out
+
+
+def test_scenes_in_flight_change_nothing(
+    three: list[Path], bundle: Bundle, reference: Path, other_alone: Path, tmp_path: Path
+) -> None:
+    """Two scenes at once, one of them failing, a worker killed meanwhile: each is as it is alone."""
+    process = start(three, bundle, tmp_path, "tiling.block=2", "cluster.workers=2")
+    await_receipts(tmp_path, 3, process)
+    next(workers_of(psutil.Process(process.pid))).send_signal(signal.SIGKILL)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 3, errors
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert [(e["name"], e["state"]) for e in manifest["scenes"]] == [
+        ("town", "done"), ("broken", "failed"), ("other", "done"),
+    ]  # fmt: skip
+    assert "broken.tif" in manifest["scenes"][1]["error"]
+    for name, alone in (("town", reference), ("other", other_alone)):
+        assert pixels(tmp_path, name) == pixels(alone, name)
+        assert features(tmp_path, name) == features(alone, name)
+    assert pixels(tmp_path) != pixels(tmp_path, "other")
+
+
+def test_interrupt_with_two_scenes_in_flight(
+    three: list[Path], bundle: Bundle, reference: Path, other_alone: Path, tmp_path: Path
+) -> None:
+    both, settings = [three[0], three[2]], ("tiling.block=1", "cluster.workers=2")
+    process = start(both, bundle, tmp_path, *settings)
+    await_receipts(tmp_path, 1, process, "other")
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert list(tmp_path.glob(".geounet/scenes/other/*/receipts/infer/*.json")), "the second scene had begun"
+    assert not (tmp_path / "other").exists()
+    run(both, bundle, tmp_path, *settings)
+    for name, alone in (("town", reference), ("other", other_alone)):
+        assert pixels(tmp_path, name) == pixels(alone, name)
 
 
 def test_second_run_is_locked_out_then_does_nothing(scene: Path, bundle: Bundle, tmp_path: Path) -> None:

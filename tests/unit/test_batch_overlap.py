@@ -1,0 +1,161 @@
+"""Two scenes in flight: order, bounds, failures and the end of a run, with scenes that only wait for each other."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from geounet.batch.overlap import IN_FLIGHT, run_all
+from geounet.batch.tally import Tally
+from geounet.engine.pool import ALONE, Gate, InlinePool, Task
+from geounet.engine.scene import Silent
+from geounet.errors import ClusterError, GeounetError, SceneError
+
+PATIENCE = 20.0
+"""Seconds after which a test that waits has failed."""
+
+
+@dataclass
+class World:
+    """What the scenes of a test have in common."""
+
+    log: list[str] = field(default_factory=list)
+    started: dict[str, threading.Event] = field(default_factory=dict)
+    flying: set[str] = field(default_factory=set)
+    most: int = 0
+
+
+class Named:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class Scene:
+    """Stands for a SceneRun: one half waits for nothing, the other for the next scene's first half to begin."""
+
+    def __init__(self, world: World, name: str, *, awaits: str = "", fails: str = "", error: Any = None) -> None:
+        self.world, self.awaits, self.fails = world, awaits, fails
+        self.error = error or SceneError(f"{name}: no")
+        self.spec, self.bundle = Named(name), type("Bundle", (), {"card": Named("model")})
+        world.started[name] = threading.Event()
+
+    def infer(self) -> str:
+        name = self.spec.name
+        self.world.flying.add(name)
+        self.world.most = max(self.world.most, len(self.world.flying))
+        self.world.started[name].set()
+        if self.fails == "infer":
+            raise self.error
+        return name
+
+    def finish(self, inferred: str) -> dict[str, Any]:
+        name = self.spec.name
+        assert inferred == name
+        assert threading.current_thread() is threading.main_thread(), "interrupts reach what takes long"
+        if self.awaits:
+            assert self.world.started[self.awaits].wait(PATIENCE), "the next scene is inferred meanwhile"
+        self.world.log.append(name)
+        self.world.flying.discard(name)
+        if self.fails == "finish":
+            raise self.error
+        return {"name": name}
+
+
+def names(results: Any) -> list[str]:
+    return [f"{run.spec.name}: {'failed' if isinstance(end, GeounetError) else end['name']}" for run, end in results]
+
+
+def test_the_next_scene_is_inferred_while_one_is_finished() -> None:
+    world = World()
+    scenes: list[Any] = [Scene(world, f"s{i}", awaits=f"s{i + 1}" if i < 5 else "") for i in range(6)]
+    assert names(run_all(scenes, InlinePool(), None, Silent())) == [f"s{i}: s{i}" for i in range(6)]
+    assert world.log == [f"s{i}" for i in range(6)]
+    assert world.most == IN_FLIGHT == 2
+
+
+@pytest.mark.parametrize("half", ["infer", "finish"])
+def test_a_scene_that_fails_stops_no_other(half: str) -> None:
+    world = World()
+    scenes: list[Any] = [Scene(world, name, fails=half if name == "b" else "") for name in "abc"]
+    assert names(run_all(scenes, InlinePool(), None, Silent())) == ["a: a", "b: failed", "c: c"]
+
+
+@pytest.mark.parametrize("half", ["infer", "finish"])
+def test_a_lost_cluster_stops_all(half: str) -> None:
+    class Closes(InlinePool):
+        closed = False
+
+        def close(self) -> None:
+            self.closed = True
+
+    world, pool = World(), Closes()
+    scenes: list[Any] = [
+        Scene(world, name, fails=half if name == "b" else "", error=ClusterError("lost")) for name in "abcdef"
+    ]
+    with pytest.raises(ClusterError, match="lost"):
+        list(run_all(scenes, pool, None, Silent()))
+    assert world.log == (["a"] if half == "infer" else ["a", "b"])
+    assert pool.closed, "nobody waits for tasks any more"
+    assert not world.started["e"].is_set()
+
+
+def test_an_interrupt_ends_what_waits_in_threads() -> None:
+    world = World()
+    gate = Gate()
+
+    class Waits(Scene):
+        def infer(self) -> str:
+            super().infer()
+            assert gate.closed.wait(PATIENCE), "told to stop"
+            raise ClusterError("the run was given up")
+
+    class Interrupted(Scene):
+        def finish(self, inferred: str) -> dict[str, Any]:
+            assert self.world.started["b"].wait(PATIENCE)
+            raise KeyboardInterrupt
+
+    pool = InlinePool()
+    pool.close = gate.closed.set  # type: ignore[method-assign]
+    scenes: list[Any] = [Interrupted(world, "a"), Waits(world, "b"), Scene(world, "c")]
+    with pytest.raises(KeyboardInterrupt):
+        list(run_all(scenes, pool, None, Silent()))
+    assert not world.started["c"].is_set()
+
+
+def test_a_suspect_is_alone_on_the_cluster() -> None:
+    gate = Gate()
+    innocent, other = Task("a", print, ()), Task("b", print, ())
+    suspects = [Task(name, print, (), deaths=ALONE) for name in "cd"]
+    assert gate.enter(innocent)
+    assert not gate.enter(suspects[0]), "somebody is there"
+    assert not gate.enter(other), "a suspect waits"
+    gate.leave(innocent)
+    assert gate.enter(suspects[0])
+    assert not gate.enter(other)
+    assert not gate.enter(suspects[1])
+    gate.leave(suspects[0])
+    gate.withdraw(suspects[1])
+    assert gate.enter(other)
+
+
+def test_progress_of_several_scenes_is_one() -> None:
+    told: list[tuple[str, int, int, int]] = []
+
+    class Listens:
+        def update(self, stage: str, done: int, total: int, extra: str = "", pixels: int = 0) -> None:
+            told.append((stage, done, total, pixels))
+
+    tally = Tally(Listens(), 2)
+    first, second = tally.part(), tally.part()
+    first.update("blocks", 1, 4, pixels=10)
+    second.update("blocks", 0, 3)
+    first.update("blocks", 4, 4, pixels=40)
+    second.update("blocks", 3, 3, pixels=30)
+    tally.scene_done()
+    assert told == [
+        ("scenes", 0, 2, 0), ("blocks", 1, 4, 10), ("blocks", 1, 7, 10), ("blocks", 4, 7, 40), ("blocks", 7, 7, 70),
+        ("scenes", 1, 2, 0),
+    ]  # fmt: skip
