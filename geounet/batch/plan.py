@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
+from geounet.batch.overlap import IN_FLIGHT
 from geounet.batch.run import scene_runs
 from geounet.config.job import Job
 from geounet.engine.cluster import local_layout
@@ -64,3 +67,16 @@ def plan_job(job: Job, *, timing: bool = True) -> list[dict[str, Any]]:
             seconds=None if figures.seconds is None else round(figures.seconds, 1),
         )
     return entries
+
+
+def total(entries: Sequence[Mapping[str, Any]]) -> tuple[int, int, float | None]:
+    """Return `(running, done, seconds)` of a plan: disk in bytes that all scenes take at most, and network time.
+
+    The parts of a scene are removed when it is done; `IN_FLIGHT` scenes in a row have some at a time.
+    """
+    planned = [entry for entry in entries if entry["state"] == "planned"]
+    done = sum(int(entry["output_bytes"]) for entry in planned)
+    parts = [sum(int(e["work_bytes"]) for e in group) for _, group in groupby(planned, key=lambda e: e["name"])]
+    most = max((sum(parts[i : i + IN_FLIGHT]) for i in range(len(parts))), default=0)
+    times = [entry["seconds"] for entry in planned]
+    return done + most, done, None if None in times else sum(times)

@@ -16,28 +16,36 @@ if TYPE_CHECKING:
 @click.command(short_help="Tiles, blocks, memory, disk and time of a run.")
 @takes_job
 @json_option
-def plan(job: Job, as_json: bool) -> None:
+@click.pass_context
+def plan(ctx: click.Context, job: Job, as_json: bool) -> None:
     """Say what `geounet run` with the same arguments would do and take; runs the network once to time it.
 
-    Disk is an upper bound, memory an estimate of the largest worker, time that of the network.
+    Disk is an upper bound, memory an estimate of the largest worker, time that of the network. The exit code tells
+    whether scenes would be refused: 0 none, 3 some, 1 all.
     """
-    show_plan(job, as_json)
+    ctx.exit(show_plan(job, as_json))
 
 
-def show_plan(job: Job, as_json: bool) -> None:
-    """Print the plan of a job."""
-    from geounet.batch.plan import plan_job
+def show_plan(job: Job, as_json: bool) -> int:
+    """Print the plan of a job; return the exit code."""
+    from geounet.batch.plan import plan_job, total
 
     entries = plan_job(job)
+    refused = sum(entry["state"] == "refused" for entry in entries)
+    code = 0 if not refused else 1 if refused == len(entries) else 3
     if as_json:
         click.echo(json.dumps(entries, indent=1))
-        return
+        return code
     for entry in entries:
         for line in _lines(entry):
             click.echo(line)
-    total = sum(e["work_bytes"] for e in entries if "work_bytes" in e)
     if len(entries) > 1:
-        click.echo(f"{len(entries)} scenes; at most {_size(total)} of parts if all were kept")
+        running, done, seconds = total(entries)
+        click.echo(
+            f"all: {len(entries) - refused} of {len(entries)} can be run, two scenes at a time{_time(seconds)}; "
+            f"disk at most {_size(running)} while running, {_size(done)} when done"
+        )
+    return code
 
 
 def _lines(entry: dict[str, Any]) -> list[str]:
@@ -48,7 +56,7 @@ def _lines(entry: dict[str, Any]) -> list[str]:
     grid = entry["grid"]
     resampled = f", resampled to {grid['model_grid'][1]} × {grid['model_grid'][0]}" if grid["resampled"] else ""
     continued = f" ({entry['blocks_done']} done)" if entry["blocks_done"] else ""
-    time_ = f", about {entry['seconds']:.0f} s of network time" if entry["seconds"] is not None else ""
+    time_ = _time(entry["seconds"])
     tiles = (
         f"{grid['tiles']} tiles of {grid['tile']} px, overlap {grid['overlap']}, in {grid['blocks']} blocks{continued}"
     )
@@ -62,6 +70,12 @@ def _lines(entry: dict[str, Any]) -> list[str]:
         f"  memory about {_size(entry['memory_bytes'])} a worker",
         f"  disk at most {_size(entry['work_bytes'])} while running, {_size(entry['output_bytes'])} when done",
     ]
+
+
+def _time(seconds: float | None) -> str:
+    from geounet.cli.progress import duration
+
+    return "" if seconds is None else f", about {duration(seconds)} of network time"
 
 
 def _size(size: float) -> str:

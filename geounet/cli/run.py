@@ -35,8 +35,7 @@ def run(ctx: click.Context, job: Job, dry_run: bool, as_json: bool) -> None:
     if dry_run:
         from geounet.cli.plan import show_plan
 
-        show_plan(job, as_json)
-        return
+        ctx.exit(show_plan(job, as_json))
     from geounet.batch.run import run as run_job
     from geounet.cli.progress import Progress
 

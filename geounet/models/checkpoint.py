@@ -162,7 +162,11 @@ def _unpickled(path: Path) -> Any:
             "code; where you trust it, save its weights alone: torch.save(model.state_dict(), 'weights.pt')"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ModelError(f"{path}: is not a checkpoint that torch can read: {one_line(error)}") from None
+        # Of bytes that are no pickle, unpickling says only where it stumbled.
+        why = one_line(error) if isinstance(error, RuntimeError | OSError) else "neither an archive nor a pickle"
+        raise ModelError(
+            f"{path}: is not a checkpoint that torch can read: {why}; expected what torch.save wrote"
+        ) from None
 
 
 def _state_dict(content: object) -> Weights | None:

@@ -1,0 +1,78 @@
+"""`geounet plan`: what it says of scenes that can be run and of those that cannot, and that it leaves no trace."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from geounet.batch.plan import total
+from geounet.cli.main import main
+from geounet.models.bundle import Bundle
+from tests.support.local import write_scene
+from tests.support.models import small_unet
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return small_unet(tmp_path_factory.mktemp("models") / "small")
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> list[str]:
+    """Two that can be run and one that is none."""
+    values = np.random.default_rng(0).integers(1, 255, (3, 96, 128)).astype(np.uint8)
+    paths = [write_scene(tmp_path / f"{name}.tif", values) for name in "ab"]
+    text = tmp_path / "text.tif"
+    text.write_text("no raster")
+    return [str(p) for p in [*paths, text]]
+
+
+def plan(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    code = main(["plan", *arguments, "--set", "predict.device=cpu", "--set", "predict.precision=fp32"])
+    return code, capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("which", "code"), [((0, 1), 0), ((0, 2), 3), ((2,), 1)])
+def test_the_exit_code_tells_of_refused_scenes(
+    scenes: list[str],
+    bundle: Bundle,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    which: tuple[int, ...],
+    code: int,
+) -> None:
+    chosen = [scenes[i] for i in which]
+    found, out = plan(capsys, *chosen, "--model", str(bundle.folder), "--out", str(tmp_path / "out"))
+    assert found == code
+    assert ("text: refused: " in out) == (2 in which)
+    assert ("all: " in out) == (len(which) > 1)
+    if which == (0, 2):
+        assert "all: 1 of 2 can be run" in out
+    assert not (tmp_path / "out").exists(), "a plan leaves no trace"
+
+
+def test_json_is_for_machines(
+    scenes: list[str], bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = (scenes[0], "--model", str(bundle.folder), "--out", str(tmp_path / "out"), "--json")
+    found, out = plan(capsys, *given)
+    (entry,) = json.loads(out)
+    assert found == 0
+    assert entry["state"] == "planned"
+    assert min(entry[key] for key in ("memory_bytes", "work_bytes", "output_bytes", "seconds")) > 0
+
+
+def test_two_scenes_in_a_row_have_parts_at_a_time() -> None:
+    def entry(name: str, work: int, output: int, seconds: float | None = 1.0) -> dict[str, object]:
+        return {"name": name, "state": "planned", "work_bytes": work, "output_bytes": output, "seconds": seconds}
+
+    done = {"name": "z", "state": "done"}
+    row = [entry("a", 5, 1), done, entry("b", 7, 1), entry("c", 1, 1), entry("d", 9, 1)]
+    assert total(row) == (4 + 12, 4, 4.0), "a and b: what is done has none"
+    models = [entry("a", 5, 1), entry("a", 6, 1), entry("b", 1, 1)]
+    assert total(models) == (3 + 12, 3, 3.0), "all models of a scene"
+    assert total([entry("a", 5, 1, None), entry("b", 1, 1)]) == (8, 2, None)
+    assert total([done]) == (0, 0, 0)
