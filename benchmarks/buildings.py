@@ -27,8 +27,8 @@ TOLERANCES_PX = (1.5, 2.0)
 BAND_PX = 3
 """Depth of the band along the border that the boundary IoU compares."""
 NOISE = ("light", "medium", "heavy")
-TOWNS = ((11, 0, 0), (0, 0, 0))
-"""World, and row and column in it, of the scenes whose houses are the generator's truth."""
+TOWNS = ((11, 0, 0),)
+"""World, and row and column in it, of each scene whose houses are the generator's truth."""
 SIZES = (8192, 16384)
 """Sides of the masks whose memory is compared, px: the second has four times the pixels of the first."""
 STATUSES = ("simplified", "raw")

@@ -240,7 +240,6 @@ def test_training_is_measured_from_scenes_and_from_memory(tmp_path: Path) -> Non
 @pytest.mark.usefixtures("inline")
 def test_buildings_are_nearest_to_the_true_ones(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(buildings, "NOISE", ("medium",))
-    monkeypatch.setattr(buildings, "TOWNS", buildings.TOWNS[:1])
     monkeypatch.setattr(buildings, "TOLERANCES_PX", (1.5,))
     outlines, runs = buildings.run(work, None, size=768)["tables"].values()
     rows = {row["outlines"]: row for row in outlines}
