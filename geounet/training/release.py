@@ -1,0 +1,87 @@
+"""Give a model that learnt from all its scenes the measures of the training that it continues.
+
+`python -m geounet.training.release results/aerial_all/model --measured results/aerial/model --out BUNDLE`
+
+A first training holds scenes out and is measured on them; a second one goes on from its weights with all scenes, so
+nothing is left to measure it on. Its card gets the measures of the first, and says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from geounet.errors import ModelError
+from geounet.models.bundle import Bundle, load_bundle, save_bundle
+
+_MEASURES = ("miou", "accuracy", "iou", "precision", "recall", "pixels")
+
+
+def release(final: Path, measured: Path, out: Path, *, overwrite: bool = False) -> Bundle:
+    """Write the bundle `out`: the weights of `final`, and the measures of `measured`.
+
+    Parameters
+    ----------
+    final
+        Bundle of the training that had all scenes.
+    measured
+        Bundle of the training that it started from, with scenes held out.
+    out
+        Where to.
+    overwrite
+        Replace a bundle there.
+
+    Raises
+    ------
+    ModelError
+        If the classes differ, nothing was held out of the first training, or something was held out of the second.
+    OutputExistsError
+        If `out` exists and `overwrite` is false.
+    """
+    ours, theirs = load_bundle(final), load_bundle(measured)
+    card, before = ours.card, theirs.card
+    if [c.name for c in card.classes] != [c.name for c in before.classes]:
+        raise ModelError(f"{measured}: its classes are not those of {final}")
+    if card.metrics:
+        raise ModelError(f"{final}: it was measured on scenes held out of its own training; there is nothing to add")
+    found = before.metrics.get("validation", before.metrics)
+    if "iou" not in found:
+        raise ModelError(f"{measured}: no scenes were held out of its training, so it has no measures")
+    scenes = before.training["scenes"]
+    metrics: dict[str, Any] = {
+        "measured_on": f"{_places(scenes['validation'])}, held out of the training that this one continues",
+        **{key: found[key] for key in _MEASURES},
+    }
+    if before.metrics.get("measured_on") == "test":
+        test = {key: before.metrics[key] for key in _MEASURES}
+        metrics["test"] = {"measured_on": f"{_places(scenes['test'])}, held out likewise", **test}
+    training = {**card.training, "earlier": {k: v for k, v in before.training.items() if k != "attribution"}}
+    card = card.model_copy(update={"metrics": metrics, "training": training})
+    return save_bundle(out, card, load_file(ours.weights), half=True, overwrite=overwrite)
+
+
+def _places(scenes: Sequence[str]) -> str:
+    """Return the folders of scenes, or their names where they are few."""
+    if len(scenes) <= 3:
+        return ", ".join(scenes)
+    return ", ".join(dict.fromkeys(str(Path(name).parent) for name in scenes))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line of this module."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("final", type=Path, help="bundle of the training that had all scenes")
+    parser.add_argument("--measured", type=Path, required=True, help="bundle of the training that it started from")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the bundle")
+    parser.add_argument("--overwrite", action="store_true")
+    given = parser.parse_args(arguments)
+    release(given.final, given.measured, given.out, overwrite=given.overwrite)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
