@@ -333,7 +333,7 @@ def run(work: Path, out: Path | None, *, sizes: Sequence[int] = SIZES, size: int
     tables = {
         f"Land cover, least area {UNIT_M2:g} m² and none, tolerance {TOLERANCE_PX} px": rows,
         f"Ways to draw the same polygons ({name})": contenders(compared, folder),
-        "Wrong class between the pixels, generated map with known borders": truth(work, folder, min(768, *sizes)),
+        "Wrong class between the pixels, generated map with known borders": truth(work, folder, min(512, *sizes)),
         "Others that polygonize": [
             row
             for title, raster in {name: compared, **dict(list(maps.items())[:1])}.items()
