@@ -6,6 +6,7 @@ import atexit
 import logging
 import os
 import re
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ CONFIG: dict[str, Any] = {
     # Workers that outlive a killed driver end by themselves.
     "distributed.scheduler.idle-timeout": "30 minutes",
     "distributed.admin.tick.limit": "30s",
-    # Deaths and errors come back to the driver, which tells of them in its own words.
+    # Deaths and errors come back to the driver, which tells of them in its own words. This is read by workers.
     "logging.distributed": "critical",
 }
 
@@ -108,7 +109,27 @@ def _local(layout: Layout) -> Any:
         "cls": Scheduler,
         "options": {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": "127.0.0.1:0"},
     }
-    return SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.ERROR, name="geounet")
+    with _interrupts_blocked():
+        return SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.ERROR, name="geounet")
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Block interrupts in the threads and processes that are started meanwhile, and in what those start.
+
+    A terminal interrupts all processes at once. The driver alone is to hear it: it ends the workers in order.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # if it had to be started later, that would undo the block
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -139,12 +160,29 @@ def connect(cluster: Cluster, device: str, client: Any = None) -> Iterator[tuple
             yield own, None
         return
     layout = local_layout(cluster, device)
-    with dask.config.set(CONFIG), _local(layout) as running, Client(running, set_as_default=False) as own:
+    with (
+        dask.config.set(CONFIG),
+        _quiet(logging.getLogger("distributed")),
+        _local(layout) as running,
+        Client(running, set_as_default=False) as own,
+    ):
         _await_worker(own, cluster.wait_s)
         warming = own.map(_warm, range(layout.workers), pure=False)
         yield own, layout
         own.cancel(warming)
         own.run(_leave_at_once, on_error="ignore")
+
+
+@contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    """Keep a library from telling of what we end, unless all that libraries tell is asked for."""
+    before = logger.level
+    if logging.getLogger().getEffectiveLevel() > logging.INFO:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _warm(_: int) -> None:

@@ -34,6 +34,9 @@ ALONE = 2
 TRIES = 2
 """Executions of a task that raises, before it counts as failed."""
 
+FETCH_S = 5.0
+"""Seconds that a receipt may take from its worker before others are looked at: it may be busy, or dying."""
+
 TICK = 1.0
 """Seconds between looks at the cluster while nothing finishes."""
 
@@ -213,9 +216,17 @@ class Pool:
                 lonely_since = None
                 if time.monotonic() - refreshed > 10 * TICK:
                     window, refreshed = self.window(), time.monotonic()
+                if not future.done():  # its receipt went down with its worker, and Dask has the task done again
+                    future.add_done_callback(finished.put)
+                    continue
+                try:
+                    result, error = self._fetch(future)
+                except TimeoutError:
+                    finished.put(future)
+                    continue
                 task = running.pop(future)
                 self.gate.leave(task)
-                outcome = self._judge(task, future)
+                outcome = self._judge(task, result, error)
                 future.release()
                 if outcome is None:
                     (waiting.append if task.deaths >= ALONE else waiting.appendleft)(task)
@@ -249,15 +260,29 @@ class Pool:
             raise ClusterError(f"no worker for {self.wait_s:.0f} s; run again to continue")
         return lonely_since if lonely_since is not None else now
 
-    def _judge(self, task: Task, future: Any) -> Outcome | None:
+    def _fetch(self, future: Any) -> tuple[Any, Exception | None]:
+        """Return the result of a future, or what it ended with.
+
+        Raises
+        ------
+        TimeoutError
+            If that takes longer than `FETCH_S`.
+        """
+        from distributed import CancelledError
+
+        try:
+            if future.status == "finished":
+                return future.result(timeout=FETCH_S), None
+            return None, future.exception(timeout=FETCH_S) or CancelledError(str(future.key))
+        except TimeoutError:
+            raise
+        except Exception as raised:
+            return None, raised
+
+    def _judge(self, task: Task, result: Any, error: Exception | None) -> Outcome | None:
         """Return the outcome, or None if the task is to be run again."""
         from distributed import CancelledError, KilledWorker
 
-        try:
-            result = future.result() if future.status == "finished" else None
-            error = None if future.status == "finished" else future.exception() or CancelledError(str(future.key))
-        except Exception as raised:
-            result, error = None, raised
         if isinstance(result, Raised):
             return self._raised(task, result)
         if error is None:

@@ -184,7 +184,15 @@ def start(scene: Path | list[Path], bundle: Bundle, out: Path, *settings: str) -
         text=True,
         # A shell that runs the tests in the background has its children ignore interrupts.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        process_group=0,
     )
+
+
+def interrupt(process: subprocess.Popen[str], number: signal.Signals) -> tuple[int, str]:
+    """Signal a run and its workers, as terminals and service managers do; return exit code and what it said."""
+    os.killpg(process.pid, number)
+    _, errors = process.communicate(timeout=120)
+    return process.returncode, errors
 
 
 def await_receipts(out: Path, at_least: int, process: subprocess.Popen[str], name: str = "*") -> None:
@@ -254,15 +262,11 @@ def wait_for_orphans() -> None:
 def test_interrupt_then_continue(scene: Path, bundle: Bundle, reference: Path, tmp_path: Path) -> None:
     process = start(scene, bundle, tmp_path, "tiling.block=1", "cluster.workers=1")
     await_receipts(tmp_path, 3, process)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130, errors
-    assert "Traceback" not in errors
+    assert interrupt(process, signal.SIGINT) == (130, "geounet: interrupted\n")
     again = start(scene, bundle, tmp_path, "tiling.block=1", "cluster.workers=1")
     await_receipts(tmp_path, 8, again)
-    again.send_signal(signal.SIGTERM)
-    _, errors = again.communicate(timeout=120)
-    assert again.returncode == 143, errors
+    code, errors = interrupt(again, signal.SIGTERM)
+    assert code == 143, errors
     assert "Traceback" not in errors
     run(scene, bundle, tmp_path, "tiling.block=1", "cluster.workers=1")
     assert pixels(tmp_path) == pixels(reference)
@@ -342,10 +346,7 @@ def test_interrupt_with_two_scenes_in_flight(
     both, settings = [three[0], three[2]], ("tiling.block=1", "cluster.workers=2")
     process = start(both, bundle, tmp_path, *settings)
     await_receipts(tmp_path, 1, process, "other")
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130, errors
-    assert "Traceback" not in errors
+    assert interrupt(process, signal.SIGINT) == (130, "geounet: interrupted\n")
     assert list(tmp_path.glob(".geounet/scenes/other/*/receipts/infer/*.json")), "the second scene had begun"
     assert not (tmp_path / "other").exists()
     run(both, bundle, tmp_path, *settings)
