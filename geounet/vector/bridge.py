@@ -2,9 +2,9 @@
 
 From each dead end two kinds of bridges are looked for: to another dead end, if both point at each other, and straight
 on to the side of a road. A bridge is built if the gap is short and, where there are probabilities, the mean of those in
-the gap says that there may be a road; it never leads over pixels without data. Each dead end is used once, the best
-bridges first. Everything about a bridge depends on the raster alone: squares of a fixed size are looked at, whatever
-the cells.
+the gap says that there may be a road; it never leads over pixels without data, nor to where the network leads by a
+short way already. Each dead end is used once, the best bridges first. Everything about a bridge depends on the raster
+alone: squares of a fixed size are looked at, whatever the cells.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from geounet.types import NODATA, PROBABILITY_STEPS, Executor, Rect
 from geounet.vector import parts
 from geounet.vector.attributes import F64
 from geounet.vector.clean import cells_of
+from geounet.vector.detour import chosen
 from geounet.vector.network import Graph, Paths
 from geounet.vector.prune import Metric
 from geounet.vector.skeleton import Stage, grown
@@ -117,7 +118,8 @@ def bridges(search: Search, tips: parts.Arrays, graph: Graph, paths: Paths, exec
     for _ in executor.map(look, tasks, f"{stage.name}: gaps"):
         pass
     loaded = [parts.load(stage.part("gaps", int(k))) for k in squares]
-    found = _chosen({name: np.concatenate([a[name] for a in loaded]) for name in FOUND}, len(tips["pixel"]))
+    table = {name: np.concatenate([a[name] for a in loaded]) for name in FOUND}
+    found = chosen(table, tips, graph, search.metric, stage.grid.cols)
     return found | {"radius": tips["radius"][found["tip"]]}
 
 
@@ -391,24 +393,3 @@ def _ahead(view: View, tips: parts.Arrays, mine: I64, limit: float, rules: Rules
         }
         found.append({name: columns[name][kept] for name in FOUND})
     return {name: np.concatenate([f[name] for f in found]) for name in FOUND}
-
-
-def _chosen(table: parts.Arrays, tips: int) -> parts.Arrays:
-    """Return the bridges that are the best for all their dead ends, then those among the rest, and so on."""
-    order = np.lexsort((table["pixel"], table["other"], table["tip"], table["cost"]))
-    rank = np.arange(len(order))
-    tip, other = table["tip"][order], table["other"][order]
-    # Without another dead end, the other one is one that nobody else wants.
-    other = np.where(other < 0, tips + rank, other)
-    left, kept = rank, []
-    while len(left):
-        best = np.full(tips + len(order), len(order))
-        np.minimum.at(best, tip[left], left)
-        np.minimum.at(best, other[left], left)
-        good = left[(best[tip[left]] == left) & (best[other[left]] == left)]
-        kept.append(good)
-        used = np.zeros(tips + len(order), dtype=np.bool_)
-        used[tip[good]] = used[other[good]] = True
-        left = left[~used[tip[left]] & ~used[other[left]]]
-    chosen = order[np.sort(np.concatenate(kept))] if kept else order
-    return {name: column[chosen] for name, column in table.items()}

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+import shapely
 from scipy import ndimage
 
 from geounet.config.job import Roads
@@ -54,6 +56,26 @@ def lines_of(asked: Stage) -> list[tuple[Any, Any]]:
         inner = arrays["offsets"][1:-1]
         found += list(zip(np.split(arrays["pixel"], inner), np.split(arrays["squared"], inner), strict=True))
     return [item for item in found if len(item[0])]
+
+
+def check_consistent(found: RoadLayers) -> None:
+    """Assert that every end is a node, degrees match, ids count from 1, lines have a length."""
+    edges, nodes = found.edges.to_pydict(), found.nodes.to_pydict()
+    at = dict(zip(nodes["node"], shapely.from_wkb(nodes["geom"]), strict=True))
+    ends: list[int] = []
+    for line, start, end, length in zip(
+        shapely.from_wkb(edges["geom"]), edges["from_node"], edges["to_node"], edges["length_m"], strict=True
+    ):
+        assert line.is_valid
+        assert line.length > 0
+        assert line.length == pytest.approx(length, rel=2e-3)
+        assert shapely.Point(line.coords[0]) == at[start]
+        assert shapely.Point(line.coords[-1]) == at[end]
+        if start == end:
+            assert len(line.coords) >= 4
+        ends += [start, end]
+    assert nodes["node"] == list(range(1, len(nodes["node"]) + 1))
+    assert [ends.count(n) for n in nodes["node"]] == nodes["degree"]
 
 
 def streets(size: int, seed: int) -> Any:

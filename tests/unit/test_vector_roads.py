@@ -20,10 +20,10 @@ from geounet.vector.build import SerialExecutor
 from geounet.vector.components import unite
 from geounet.vector.network import Graph, contract, thinned
 from geounet.vector.prune import Metric, lasting
-from geounet.vector.roads import RoadLayers, roads
+from geounet.vector.roads import roads
 from geounet.vector.skeleton import squared_distances, weights_of
 from geounet.vector.thinning import thin
-from tests.support.roads import WHOLE, lines_of, made, stage, streets
+from tests.support.roads import WHOLE, check_consistent, lines_of, made, stage, streets
 
 morphology: Any = untyped
 
@@ -151,26 +151,6 @@ def test_the_graph_knows_its_steps_and_pixels(tmp_path: Path) -> None:
         assert (graph.low <= np.minimum(graph.first, graph.last)).all()
         assert (np.diff(graph.pixel) > 0).all()
         assert (np.diff(graph.low) >= 0).all()
-
-
-def check_consistent(found: RoadLayers) -> None:
-    """Every end is a node, degrees match, ids count from 1, lines have a length."""
-    edges, nodes = found.edges.to_pydict(), found.nodes.to_pydict()
-    at = dict(zip(nodes["node"], shapely.from_wkb(nodes["geom"]), strict=True))
-    ends: list[int] = []
-    for line, start, end, length in zip(
-        shapely.from_wkb(edges["geom"]), edges["from_node"], edges["to_node"], edges["length_m"], strict=True
-    ):
-        assert line.is_valid
-        assert line.length > 0
-        assert line.length == pytest.approx(length, rel=2e-3)
-        assert shapely.Point(line.coords[0]) == at[start]
-        assert shapely.Point(line.coords[-1]) == at[end]
-        if start == end:
-            assert len(line.coords) >= 4
-        ends += [start, end]
-    assert nodes["node"] == list(range(1, len(nodes["node"]) + 1))
-    assert [ends.count(n) for n in nodes["node"]] == nodes["degree"]
 
 
 @pytest.mark.parametrize("seed", range(4))
