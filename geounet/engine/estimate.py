@@ -12,10 +12,18 @@ from geounet.engine.plan import Plan
 BASE_BYTES = 740 * 2**20
 """Resident memory of a worker with torch, the model's library and GDAL loaded (measured: benchmarks/memory.py)."""
 
-VECTOR_BYTES_PER_PIXEL = 8
-"""Disk that polygons may take per pixel; real masks stay far below, white noise does not."""
+VECTOR_PART_BYTES, VECTOR_FILE_BYTES = 16, 4
+"""Disk per pixel that vectors' parts, and a file of them, take at most where small polygons are left out. White noise,
+which has more borders than any mask of a network, took 11.2 and 2.1; real imagery 2.9 and 0.6."""
+
+SMALLEST_PART_BYTES, SMALLEST_FILE_BYTES = 160, 300
+"""Disk per polygon of the smallest size that is kept, at most: 156 and 258 for each of the 0.6 polygons a pixel that
+white noise has when none is left out. No raster holds more polygons than its pixels over that size."""
 
 FILE_OVERHEAD = 64 * 1024
+
+PREVIEW_BYTES = 8 * 2**20
+"""A preview of noise, which does not compress; its size in pixels is fixed."""
 
 
 @dataclass(frozen=True)
@@ -74,17 +82,36 @@ def estimate(plan: Plan, workers: int, activations: int, seconds_per_tile: float
     )
     files = blocks.count * 8 * FILE_OVERHEAD
     # A mask of finished output has overviews: a third more. Codecs may add a little to what does not compress.
-    output = int(1.4 * pixels * mask_bands) + FILE_OVERHEAD * 64
+    output = int(1.4 * pixels * mask_bands) + FILE_OVERHEAD * 64 + PREVIEW_BYTES
     if plan.probability:
         output += int(1.4 * pixels * channels)
-    vectors = VECTOR_BYTES_PER_PIXEL * pixels if recipe.keep_probability else 0
-    work = int(1.02 * (on_scene + on_model + border_files)) + files + 2 * output + 2 * vectors
+    parts, drawn = _vectors(plan, pixels)
+    work = int(1.02 * (on_scene + on_model + border_files)) + files + 2 * output + parts + 2 * drawn
     seconds = (
         None
         if seconds_per_tile is None
         else seconds_per_tile * recipe.tiles.count / max(1, workers * (recipe.threads if recipe.device == "cpu" else 1))
     )
-    return Estimate(memory, work, output + vectors, seconds)
+    return Estimate(memory, work, output + drawn, seconds)
+
+
+def _vectors(plan: Plan, pixels: int) -> tuple[int, int]:
+    """Return the bytes that vectors take at most: in parts, and in finished files."""
+    if plan.layers is None:
+        return 0, 0
+    pixel = None if plan.info.gsd is None else plan.info.gsd**2
+    parts, file = VECTOR_PART_BYTES * pixels, VECTOR_FILE_BYTES * pixels
+    for layer in (plan.layers.buildings, plan.layers.landcover):  # roads are lines: few, however small
+        if isinstance(layer, bool) or layer is None:
+            continue
+        if layer.min_area_px is not None:
+            least = layer.min_area_px
+        else:
+            least = 0.0 if pixel is None else layer.min_area_m2 / pixel
+        polygons = pixels / max(1.0, least)
+        parts += int(SMALLEST_PART_BYTES * polygons)
+        file += int(SMALLEST_FILE_BYTES * polygons)
+    return parts, len(plan.layers.formats) * file + FILE_OVERHEAD * 16
 
 
 def measure(plan: Plan) -> tuple[int, float]:

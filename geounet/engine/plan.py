@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from geounet.config.card import Card
-from geounet.config.job import Job
+from geounet.config.job import Job, Vector
 from geounet.engine.ledger import fingerprint
 from geounet.errors import JobError, ModelError, SceneError
 from geounet.grid.blocks import BlockGrid
@@ -183,6 +183,8 @@ class Plan:
     """Scene's ground sample distance over the model's."""
     probability: bool = False
     """Whether the probability COG is asked for."""
+    layers: Vector | None = None
+    """Vector layers to make; None: no GeoPackage."""
 
     @property
     def grid_summary(self) -> dict[str, Any]:

@@ -142,10 +142,9 @@ class SceneRun:
             )
         files = dict(stitched["files"])
         features: dict[str, Any] = {}
-        sections = resolve_layers(self.job, plan.card)
-        if sections is not None:
+        if plan.layers is not None:
             with self._timed("vectors"):
-                features = self._vectors(plan, sections, staging, ledger, {**tags, "date": _stamp(started)}, failed)
+                features = self._vectors(plan, plan.layers, staging, ledger, {**tags, "date": _stamp(started)}, failed)
             files |= features.pop("files")
         with self._timed("preview"):
             try:
@@ -242,7 +241,8 @@ class SceneRun:
             recipe = self._resolve(spec, info, shape, key, ledger, workers or self.pool.threads() or 1, dry=dry)
             if not dry:
                 ledger.write_record({"recipe": asdict(recipe), "versions": versions(), "scene": info.to_dict()})
-        return Plan(recipe, info, self.bundle.card, ratio, self.job.probability), ledger
+        layers = resolve_layers(self.job, self.bundle.card)
+        return Plan(recipe, info, self.bundle.card, ratio, self.job.probability, layers), ledger
 
     def _name(self) -> str:
         return self.folder.name if self.job.models is None else f"{self.folder.parent.name}/{self.folder.name}"

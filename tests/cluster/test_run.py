@@ -192,7 +192,7 @@ def interrupt(process: subprocess.Popen[str], number: signal.Signals) -> tuple[i
     """Signal a run and its workers, as terminals and service managers do; return exit code and what it said."""
     os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=120)
-    return process.returncode, errors
+    return process.returncode, errors.strip()
 
 
 def await_receipts(out: Path, at_least: int, process: subprocess.Popen[str], name: str = "*") -> None:
@@ -262,7 +262,7 @@ def wait_for_orphans() -> None:
 def test_interrupt_then_continue(scene: Path, bundle: Bundle, reference: Path, tmp_path: Path) -> None:
     process = start(scene, bundle, tmp_path, "tiling.block=1", "cluster.workers=1")
     await_receipts(tmp_path, 3, process)
-    assert interrupt(process, signal.SIGINT) == (130, "geounet: interrupted\n")
+    assert interrupt(process, signal.SIGINT) == (130, "geounet: interrupted")
     again = start(scene, bundle, tmp_path, "tiling.block=1", "cluster.workers=1")
     await_receipts(tmp_path, 8, again)
     code, errors = interrupt(again, signal.SIGTERM)
@@ -346,7 +346,7 @@ def test_interrupt_with_two_scenes_in_flight(
     both, settings = [three[0], three[2]], ("tiling.block=1", "cluster.workers=2")
     process = start(both, bundle, tmp_path, *settings)
     await_receipts(tmp_path, 1, process, "other")
-    assert interrupt(process, signal.SIGINT) == (130, "geounet: interrupted\n")
+    assert interrupt(process, signal.SIGINT) == (130, "geounet: interrupted")
     assert list(tmp_path.glob(".geounet/scenes/other/*/receipts/infer/*.json")), "the second scene had begun"
     assert not (tmp_path / "other").exists()
     run(both, bundle, tmp_path, *settings)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from geounet.batch.plan import total
+from geounet.batch.plan import plan_job, total
+from geounet.batch.run import scene_runs
 from geounet.cli.main import main
+from geounet.config.load import job_from_options
+from geounet.engine.ledger import Ledger, folder_bytes
+from geounet.engine.scene import SceneRun
 from geounet.models.bundle import Bundle
 from tests.support.local import write_scene
 from tests.support.models import small_unet
@@ -76,3 +81,44 @@ def test_two_scenes_in_a_row_have_parts_at_a_time() -> None:
     assert total(models) == (3 + 12, 3, 3.0), "all models of a scene"
     assert total([entry("a", 5, 1, None), entry("b", 1, 1)]) == (8, 2, None)
     assert total([done]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("vector=none",),
+        ("outputs.probability=true", "vector.formats=gpkg,fgb"),
+        ("vector.landcover.min_area_px=0", "vector.roads=false", "vector.buildings=false"),
+    ],
+)
+def test_disk_is_an_upper_bound(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...]
+) -> None:
+    """Of a noisy scene, whose mask hardly compresses and has more borders than any other."""
+    values = np.random.default_rng(0).integers(1, 255, (3, 200, 260)).astype(np.uint8)
+    scene = write_scene(tmp_path / "noise.tif", values)
+    given = ["predict.device=cpu", "predict.precision=fp32", "tiling.tile=64", "tiling.overlap=16", *settings]
+    job = job_from_options([str(scene)], str(bundle.folder), str(tmp_path / "out"), given)
+    (entry,) = plan_job(job, timing=False)
+    assert entry["seconds"] is None
+    sizes = []
+    remove = Ledger.remove_parts
+
+    def seen(ledger: Ledger) -> None:
+        sizes.append(ledger.bytes())
+        remove(ledger)
+
+    published = SceneRun._preview
+
+    def before_publishing(*given: Any) -> str:
+        sizes.append(folder_bytes([tmp_path / "out" / ".geounet"]))
+        return published(*given)
+
+    monkeypatch.setattr(Ledger, "remove_parts", seen)
+    monkeypatch.setattr(SceneRun, "_preview", before_publishing)
+    (one,) = scene_runs(job)
+    manifest = one.run()
+    files = [tmp_path / "out" / "noise" / name for name in manifest["files"].values()]
+    assert len(sizes) == 2
+    assert max(sizes) <= entry["work_bytes"]
+    assert sum(f.stat().st_size for f in files) <= entry["output_bytes"]
