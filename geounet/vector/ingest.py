@@ -21,10 +21,10 @@ from geounet.raster.env import open_quietly
 from geounet.types import MAX_CLASSES, NODATA, PROBABILITY_STEPS
 from geounet.vector.source import U8, opened
 
-SLAB = 1024
+SLAB = 512
 """Rows that are read at once."""
 
-_SLAB_COLS = 8192
+_SLAB_COLS = 4096
 
 KINDS = {
     Kind.building: ("building", "buildings", "structure", "structures", "roof", "roofs", "house", "houses"),
