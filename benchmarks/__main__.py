@@ -11,7 +11,8 @@ from pathlib import Path
 from benchmarks.harness import note
 
 NAMES = (
-    "speed", "overhead", "reference", "seams", "precision", "memory", "tiles", "training", "buildings", "landcover",
+    "speed", "overhead", "reference", "seams", "precision", "memory", "tiles", "training", "buildings", "roads",
+    "landcover",
 )  # fmt: skip
 
 

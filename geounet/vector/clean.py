@@ -26,6 +26,9 @@ from geounet.vector.trace import I32, I64, Bools
 
 SUMS = ("count", "sum_x", "sum_y", "kept")
 
+STRIP = 128
+"""Rows of a cell that are counted at a time."""
+
 
 @dataclass(frozen=True)
 class Least:
@@ -139,17 +142,18 @@ def measure_cell(task: tuple[Clean, int]) -> int:
 
 def _sums(image: I32, rect: Rect, kept: Bools) -> dict[str, I64]:
     """Return for each component its number of pixels, the sums of their columns and rows, and how many forbid it."""
-    at = np.flatnonzero(image)
-    label = image.ravel()[at].astype(np.int64) - 1
-    count = int(image.max()) if image.size else 0
-    y, x = np.divmod(at, rect.cols)
-    return {
-        "count": np.bincount(label, minlength=count),
-        # Sums of whole numbers below 2**53 are exact in float64.
-        "sum_x": np.bincount(label, weights=x + rect.x0, minlength=count).astype(np.int64),
-        "sum_y": np.bincount(label, weights=y + rect.y0, minlength=count).astype(np.int64),
-        "kept": np.bincount(label, weights=kept.ravel()[at], minlength=count).astype(np.int64),
-    }
+    count = int(image.max(initial=0)) + 1
+    sums = {name: np.zeros(count, dtype=np.int64) for name in SUMS}
+    for top in range(0, rect.rows, STRIP):
+        label, forbids = image[top : top + STRIP], kept[top : top + STRIP]
+        y, x = np.ogrid[top + rect.y0 : top + rect.y0 + len(label), rect.x0 : rect.x1]
+        sums["count"] += np.bincount(label.ravel(), minlength=count)
+        sums["kept"] += np.bincount(label[forbids], minlength=count)
+        for name, place in (("sum_x", x), ("sum_y", y)):
+            # Sums of whole numbers below 2**53 are exact in float64.
+            weights = np.broadcast_to(place, label.shape).ravel()
+            sums[name] += np.bincount(label.ravel(), weights=weights, minlength=count).astype(np.int64)
+    return {name: column[1:] for name, column in sums.items()}
 
 
 def _at_edge(image: I32, rect: Rect, grid: CellGrid, count: int) -> I64:
@@ -171,11 +175,16 @@ def _pixels(image: I32, chosen: npt.NDArray[Any], rect: Rect, raster_cols: int) 
     rank = np.full(int(image.max(initial=0)) + 2, -1, dtype=np.int64)  # the last one is for -1
     rank[chosen] = np.arange(len(chosen))
     rank[-1] = -1
-    place = rank[image.ravel()]
-    at = np.flatnonzero(place >= 0)
-    order = np.argsort(place[at], kind="stable")
+    found, places = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for top in range(0, rect.rows, STRIP):
+        place = rank[image[top : top + STRIP].ravel()]
+        at = np.flatnonzero(place >= 0)
+        found.append(at + top * rect.cols)
+        places.append(place[at])
+    at, place = np.concatenate(found), np.concatenate(places)
+    order = np.argsort(place, kind="stable")
     y, x = np.divmod(at[order], rect.cols)
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(place[at], minlength=len(chosen)))])
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(place, minlength=len(chosen)))])
     return (y + rect.y0) * raster_cols + x + rect.x0, offsets.astype(np.int64)
 
 
