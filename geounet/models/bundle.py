@@ -153,7 +153,7 @@ def save_bundle(
         If the folder exists and holds something else than a bundle.
     """
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     tensors: dict[str, torch.Tensor] = {}
     parameters = 0
@@ -173,7 +173,8 @@ def save_bundle(
     text = json.dumps(card.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
     folder = _absolute(folder)
     with _fresh(folder, overwrite) as fresh:
-        save_file(tensors, fresh / WEIGHTS_NAME, metadata={"format": "pt"})
+        # Not save_file: its files can be read by nobody but their owner, whatever the umask says.
+        (fresh / WEIGHTS_NAME).write_bytes(save(tensors, metadata={"format": "pt"}))
         (fresh / CARD_NAME).write_text(text, encoding="utf-8")
     return _load(folder)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from geounet.atomic import atomic
 from geounet.errors import PartError
@@ -51,7 +51,7 @@ def save_weights(path: Path, network: torch.nn.Module) -> None:
         for key, value in network.state_dict().items()
     }
     with atomic(path) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt"})
+        temporary.write_bytes(save(tensors, metadata={"format": "pt"}))  # save_file's are for their owner alone
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:

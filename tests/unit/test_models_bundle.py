@@ -42,6 +42,8 @@ def test_round_trip(made: Bundle) -> None:
     assert loaded.card.total_parameters == sum(p.numel() for p in network.parameters())
     assert not network.training
     assert not any(p.requires_grad for p in network.parameters())
+    card_mode, weights_mode = ((made.folder / n).stat().st_mode for n in ("model.json", "model.safetensors"))
+    assert weights_mode == card_mode, "readable by whom the card is readable"
 
 
 def test_the_checksum_follows_weights_and_card(made: Bundle, copied: Path) -> None:
