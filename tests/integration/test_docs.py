@@ -7,8 +7,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
+
+from geounet.config.document import parse
+from geounet.config.job import Job
+from geounet.config.train import TrainJob
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -67,6 +73,37 @@ def test_console_blocks_name_real_commands_and_options() -> None:
                 for option in (w.split("=")[0] for w in words if w.startswith("--")):
                     assert option in help_text, f"{path}: {line}: no {option}"
                 shown += 1
+    assert shown >= 6
+
+
+def as_job(block: dict[str, Any]) -> None:
+    Job.model_validate({"scenes": ["a.tif"], "model": "demo", "outputs": {"folder": "out"}, **block})
+
+
+def as_training(block: dict[str, Any]) -> None:
+    data = [{"scenes": "a.tif", "labels": [{"files": "b.tif"}]}]
+    TrainJob.model_validate({"classes": ["building", "land", "road"], "data": data, **block})
+
+
+def as_labels(block: dict[str, Any]) -> None:
+    # in an evaluation `other` stands for all classes that are not named
+    as_training({"classes": ["building", "road", "other"], "data": [{"scenes": "a.tif", **block}]})
+
+
+def test_yaml_blocks_are_valid_whole_or_in_part() -> None:
+    shown = 0
+    for path in sorted((ROOT / "docs").rglob("*.md")):
+        for language, text in blocks(path):
+            if language != "yaml":
+                continue
+            found, reasons = parse(text), []
+            for reads in (as_job, as_training, as_labels):
+                try:
+                    reads(found)
+                except ValidationError as error:
+                    reasons.append(str(error))
+            assert len(reasons) < 3, f"{path}: {text}\n" + "\n".join(reasons)
+            shown += 1
     assert shown >= 6
 
 
