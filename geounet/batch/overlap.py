@@ -1,15 +1,15 @@
-"""Scenes one after the other, without a pause between: while one is finished, the next is inferred.
+"""Scenes one after the other, without a pause between: while one is drawn or published, the next is inferred.
 
 Finishing a scene (vectors, files, picture) is for the most part this process's work, and the last blocks of a scene
-leave workers without any. So two scenes are in flight. Threads wait for the blocks of both; the main thread finishes
-them in order, so that an interrupt finds it there, as it would without threads.
+leave workers without any. So two scenes are in flight. Threads wait for the blocks of both, and one publishes; the main
+thread draws, in order, so that an interrupt finds it in what may take minutes, as it would without threads.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from geounet.batch.tally import Tally
 from geounet.engine.cluster import Layout
 from geounet.engine.pool import InlinePool, Pool
-from geounet.engine.scene import Inferred, Progress, SceneRun
+from geounet.engine.scene import Drawn, Inferred, Progress, SceneRun
 from geounet.engine.together import infer_all
 from geounet.errors import ClusterError, GeounetError, JobError, ModelError
 
@@ -28,6 +28,8 @@ IN_FLIGHT = 2
 
 STOPPING = (ClusterError, ModelError, JobError)
 """What no other scene would fare better with: it ends the run."""
+
+Results = list[tuple[SceneRun, dict[str, Any] | GeounetError]]
 
 
 def run_all(
@@ -55,19 +57,37 @@ def run_all(
         for run in scene:
             run.pool, run.layout, run.progress = pool.share(-place), layout, tally.part()
     coming = deque(scenes)
-    flying: deque[tuple[list[SceneRun], Future[list[Inferred | GeounetError]]]] = deque()
-    with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="geounet-scene") as threads:
+    inferring: deque[Future[list[Inferred | GeounetError]]] = deque()
+    publishing: deque[Future[Results]] = deque()
+
+    def launch() -> None:
+        if coming:
+            inferring.append(threads.submit(_infer, coming.popleft()))
+
+    def publish(drawn: Sequence[tuple[SceneRun, Drawn | GeounetError]]) -> Results:
+        results = [(run, _tried(run.publish, made)) for run, made in drawn]
+        tally.scene_done()
+        launch()
+        return results
+
+    with (
+        ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="geounet-infer") as threads,
+        ThreadPoolExecutor(1, thread_name_prefix="geounet-publish") as publisher,
+    ):
         try:
-            while coming or flying:
-                while coming and len(flying) < IN_FLIGHT:
-                    scene = coming.popleft()
-                    flying.append((scene, threads.submit(_infer, scene)))
-                scene, inferring = flying[0]
-                for run, inferred in zip(scene, inferring.result(), strict=True):
-                    yield run, _finish(run, inferred)
-                flying.popleft()
-                tally.scene_done()
+            for _ in range(IN_FLIGHT):
+                launch()
+            for scene in scenes:
+                inferred = inferring.popleft().result()
+                drawn = [(run, _tried(run.draw, made)) for run, made in zip(scene, inferred, strict=True)]
+                publishing.append(publisher.submit(publish, drawn))
+                # The scene after the next is launched by the one before this.
+                while publishing and (publishing[0].done() or len(publishing) == IN_FLIGHT):
+                    yield from publishing.popleft().result()
+            while publishing:
+                yield from publishing.popleft().result()
         except BaseException:
+            coming.clear()
             pool.close()  # the threads are awaited, and wait for tasks themselves
             raise
 
@@ -79,20 +99,16 @@ def _infer(scene: Sequence[SceneRun]) -> list[Inferred | GeounetError]:
     ended: list[Inferred | GeounetError] = []
     for run in scene:
         logger.info("%s: starting with %s", run.spec.name, run.bundle.card.name)
-        try:
-            ended.append(run.infer())
-        except STOPPING:
-            raise
-        except GeounetError as error:
-            ended.append(error)
+        ended.append(_tried(run.infer))
     return ended
 
 
-def _finish(run: SceneRun, inferred: Inferred | GeounetError) -> dict[str, Any] | GeounetError:
-    if isinstance(inferred, GeounetError):
-        return inferred
+def _tried(step: Callable[..., Any], *before: Any) -> Any:
+    """Return what a step makes of the one before; what went wrong in this scene alone is handed on."""
+    if before and isinstance(before[0], GeounetError):
+        return before[0]
     try:
-        return run.finish(inferred)
+        return step(*before)
     except STOPPING:
         raise
     except GeounetError as error:

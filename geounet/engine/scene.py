@@ -73,6 +73,16 @@ class Inferred:
     started: datetime
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A scene whose rasters and vectors are complete, under names of their own."""
+
+    inferred: Inferred
+    files: dict[str, str]
+    """Names in the staging folder, by key."""
+    features: dict[str, Any]
+
+
 @dataclass
 class SceneRun:
     """One scene and one model, from the input to the published files."""
@@ -98,10 +108,10 @@ class SceneRun:
         GeounetError
             If the scene is refused or fails, the cluster is lost, or other output stands in the way.
         """
-        return self.finish(self.infer())
+        return self.publish(self.draw(self.infer()))
 
     def infer(self) -> Inferred:
-        """Do the first half of `run`: make the parts of the scene.
+        """Do the first part of `run`: make the parts of the scene.
 
         Raises
         ------
@@ -124,8 +134,8 @@ class SceneRun:
                 counts = add_counts(counts, receipt["counts"])
         return Inferred(plan, ledger, infer, counts, failed, started)
 
-    def finish(self, inferred: Inferred) -> dict[str, Any]:
-        """Do the second half of `run`: rasters and vectors of the parts, then publish them; return the manifest.
+    def draw(self, inferred: Inferred) -> Drawn:
+        """Do the second part of `run`: rasters and vectors.
 
         Raises
         ------
@@ -133,19 +143,26 @@ class SceneRun:
             If that fails, or the cluster is lost.
         """
         plan, ledger, failed = inferred.plan, inferred.ledger, inferred.failed
-        recipe, started = plan.recipe, inferred.started
         staging = ledger.folder / "final"
         tags = self._tags(plan)
         with self._timed("stitch"):
             stitched = self._one(
-                "stitch", stitch, (recipe, plan.info, failed, str(staging), self.job.probability, tags)
+                "stitch", stitch, (plan.recipe, plan.info, failed, str(staging), self.job.probability, tags)
             )
         files = dict(stitched["files"])
         features: dict[str, Any] = {}
         if plan.layers is not None:
             with self._timed("vectors"):
-                features = self._vectors(plan, plan.layers, staging, ledger, {**tags, "date": _stamp(started)}, failed)
+                tags["date"] = _stamp(inferred.started)
+                features = self._vectors(plan, plan.layers, staging, ledger, tags, failed)
             files |= features.pop("files")
+        return Drawn(inferred, files, features)
+
+    def publish(self, drawn: Drawn) -> dict[str, Any]:
+        """Do the last part of `run`, without the cluster: picture, manifest, final names; return the manifest."""
+        inferred, files = drawn.inferred, dict(drawn.files)
+        plan, ledger, started = inferred.plan, inferred.ledger, inferred.started
+        staging = ledger.folder / "final"
         with self._timed("preview"):
             try:
                 files["preview"] = self._preview(plan, staging, files)
@@ -162,7 +179,7 @@ class SceneRun:
             timings=self.timings,
             infer=inferred.receipts,
             counts=inferred.counts,
-            features=features,
+            features=drawn.features,
             failures=self.failures,
             warnings=self.warnings,
             files=files,

@@ -24,6 +24,7 @@ class World:
 
     log: list[str] = field(default_factory=list)
     started: dict[str, threading.Event] = field(default_factory=dict)
+    drawing: dict[str, threading.Event] = field(default_factory=dict)
     flying: set[str] = field(default_factory=set)
     most: int = 0
 
@@ -34,13 +35,13 @@ class Named:
 
 
 class Scene:
-    """Stands for a SceneRun: one half waits for nothing, the other for the next scene's first half to begin."""
+    """Stands for a SceneRun whose steps wait for the next scene's to begin."""
 
     def __init__(self, world: World, name: str, *, awaits: str = "", fails: str = "", error: Any = None) -> None:
         self.world, self.awaits, self.fails = world, awaits, fails
         self.error = error or SceneError(f"{name}: no")
         self.spec, self.bundle = Named(name), type("Bundle", (), {"card": Named("model")})
-        world.started[name] = threading.Event()
+        world.started[name], world.drawing[name] = threading.Event(), threading.Event()
 
     def infer(self) -> str:
         name = self.spec.name
@@ -51,24 +52,31 @@ class Scene:
             raise self.error
         return name
 
-    def finish(self, inferred: str) -> dict[str, Any]:
-        name = self.spec.name
-        assert inferred == name
+    def draw(self, inferred: str) -> str:
+        assert inferred == self.spec.name
         assert threading.current_thread() is threading.main_thread(), "interrupts reach what takes long"
+        self.world.drawing[inferred].set()
         if self.awaits:
             assert self.world.started[self.awaits].wait(PATIENCE), "the next scene is inferred meanwhile"
-        self.world.log.append(name)
-        self.world.flying.discard(name)
-        if self.fails == "finish":
+        if self.fails == "draw":
             raise self.error
-        return {"name": name}
+        return inferred
+
+    def publish(self, drawn: str) -> dict[str, Any]:
+        if self.awaits:
+            assert self.world.drawing[self.awaits].wait(PATIENCE), "the next scene is drawn meanwhile"
+        self.world.log.append(drawn)
+        self.world.flying.discard(drawn)
+        if self.fails == "publish":
+            raise self.error
+        return {"name": drawn}
 
 
 def names(results: Any) -> list[str]:
     return [f"{run.spec.name}: {'failed' if isinstance(end, GeounetError) else end['name']}" for run, end in results]
 
 
-def test_the_next_scene_is_inferred_while_one_is_finished() -> None:
+def test_the_next_scene_is_inferred_and_drawn_while_one_is_finished() -> None:
     world = World()
     scenes: list[Any] = [Scene(world, f"s{i}", awaits=f"s{i + 1}" if i < 5 else "") for i in range(6)]
     assert names(run_all(scenes, InlinePool(), None, Silent())) == [f"s{i}: s{i}" for i in range(6)]
@@ -76,14 +84,14 @@ def test_the_next_scene_is_inferred_while_one_is_finished() -> None:
     assert world.most == IN_FLIGHT == 2
 
 
-@pytest.mark.parametrize("half", ["infer", "finish"])
+@pytest.mark.parametrize("half", ["infer", "draw", "publish"])
 def test_a_scene_that_fails_stops_no_other(half: str) -> None:
     world = World()
     scenes: list[Any] = [Scene(world, name, fails=half if name == "b" else "") for name in "abc"]
     assert names(run_all(scenes, InlinePool(), None, Silent())) == ["a: a", "b: failed", "c: c"]
 
 
-@pytest.mark.parametrize("half", ["infer", "finish"])
+@pytest.mark.parametrize("half", ["infer", "draw"])
 def test_a_lost_cluster_stops_all(half: str) -> None:
     class Closes(InlinePool):
         closed = False
@@ -97,7 +105,7 @@ def test_a_lost_cluster_stops_all(half: str) -> None:
     ]
     with pytest.raises(ClusterError, match="lost"):
         list(run_all(scenes, pool, None, Silent()))
-    assert world.log == (["a"] if half == "infer" else ["a", "b"])
+    assert world.log == ["a"]
     assert pool.closed, "nobody waits for tasks any more"
     assert not world.started["e"].is_set()
 
@@ -113,7 +121,7 @@ def test_an_interrupt_ends_what_waits_in_threads() -> None:
             raise ClusterError("the run was given up")
 
     class Interrupted(Scene):
-        def finish(self, inferred: str) -> dict[str, Any]:
+        def draw(self, inferred: str) -> str:
             assert self.world.started["b"].wait(PATIENCE)
             raise KeyboardInterrupt
 
