@@ -64,7 +64,7 @@ def plan_job(job: Job, *, timing: bool = True) -> list[dict[str, Any]]:
             memory_bytes=figures.memory_bytes,
             work_bytes=figures.work_bytes,
             output_bytes=figures.output_bytes,
-            seconds=None if figures.seconds is None else round(figures.seconds, 1),
+            seconds=None if figures.seconds is None else float(f"{figures.seconds:.3g}"),
         )
     return entries
 

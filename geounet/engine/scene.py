@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -28,6 +27,7 @@ from geounet.engine.plan import (
     versions,
 )
 from geounet.engine.pool import InlinePool, Outcome, Pool, PoolExecutor, Task
+from geounet.engine.timer import Timer
 from geounet.errors import GeounetError, OutputExistsError, SceneError
 from geounet.grid.blocks import Block, BlockId
 from geounet.models.bundle import Bundle
@@ -479,21 +479,8 @@ class SceneRun:
             "GEOUNET_INPUT": ", ".join(Path(f).name for f in plan.info.files),
         }
 
-    def _timed(self, stage: str) -> _Timer:
-        return _Timer(self.timings, stage)
-
-
-class _Timer:
-    def __init__(self, timings: dict[str, float], stage: str) -> None:
-        self._timings, self._stage = timings, stage
-
-    def __enter__(self) -> None:
-        self._started = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        # Added: models that share the reading of a scene have done some of it before.
-        done = self._timings.get(self._stage, 0.0)
-        self._timings[self._stage] = round(done + time.perf_counter() - self._started, 3)
+    def _timed(self, stage: str) -> Timer:
+        return Timer(self.timings, stage)
 
 
 def _stamp(moment: datetime) -> str:
