@@ -47,7 +47,8 @@ class Attempts:
         entry = self._known.get(_name(scene))
         if self._most is None or entry is None or entry["tries"] < self._most or entry["key"] != _key(scene):
             return None
-        return f"{entry['error']} (failed {entry['tries']} times; tried again when it changes, or with --retry)"
+        times = f"{entry['tries']} time{'s' * (entry['tries'] != 1)}"
+        return f"{entry['error']} (failed {times}; tried again when it changes, or with --retry)"
 
     def ended(self, scene: SceneRun, error: str | None) -> None:
         """Remember that a scene failed, and why; or forget it, where there is no error."""
@@ -65,9 +66,12 @@ class Attempts:
 
 
 def settled(spec: SceneSpec, seconds: float) -> bool:
-    """Return whether nothing was written to a scene's files for some time; a file that is missing was not."""
-    newest = max((found[1] for file in spec.files if (found := _stat(file)) is not None), default=0)
-    return time.time_ns() - newest >= seconds * 1e9
+    """Return whether nothing was written to a scene's files for some time; a file that is missing was not.
+
+    A date far ahead is that of a wrong clock, and says nothing of now.
+    """
+    dates = [found[1] for file in spec.files if (found := _stat(file)) is not None]
+    return all(abs(time.time_ns() - date) >= seconds * 1e9 for date in dates)
 
 
 def _name(scene: SceneRun) -> str:

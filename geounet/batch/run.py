@@ -146,10 +146,13 @@ def run(job: Job, client: Any = None, progress: Progress | None = None, *, round
     started, clock = datetime.now(UTC), time.monotonic()
     progress = progress or Silent()
     specs = find_scenes(job, some=rounds is None)
-    waiting = [] if rounds is None else [spec for spec in specs if not settled(spec, rounds.settle_s)]
+    waiting: list[SceneSpec] = []
+    if rounds is not None:
+        waiting = [spec for spec in specs if not settled(spec, rounds.settle_s)]
+        specs = [spec for spec in specs if spec not in waiting]
     for spec in waiting:
         logger.info("%s: is being written; left for the next time", spec.files[0])
-    runs = scene_runs(job, [spec for spec in specs if spec not in waiting])
+    runs = scene_runs(job, specs)
     out = Path(job.outputs.folder).absolute()
     with locked(work_folder(job)), ExitStack() as stack:
         attempts = None if rounds is None else Attempts(work_folder(job), rounds.tries)
@@ -162,17 +165,17 @@ def run(job: Job, client: Any = None, progress: Progress | None = None, *, round
         todo: list[tuple[int, SceneRun]] = []
         for index, scene in enumerate(runs):
             left = None if attempts is None else attempts.given_up(scene)
-            if left is not None:
-                entries[index] = _failed(scene, GeounetError(left))
-                continue
             try:
                 done = scene.finished()
             except JobError:
                 raise
             except GeounetError as error:
-                entries[index] = _failed(scene, error)
-                if attempts is not None:
+                entries[index] = _failed(scene, error if left is None else GeounetError(left))
+                if attempts is not None and left is None:
                     attempts.ended(scene, str(error))
+                continue
+            if done is None and left is not None:
+                entries[index] = _failed(scene, GeounetError(left))
                 continue
             if done is None:
                 todo.append((index, scene))

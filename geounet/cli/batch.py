@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from geounet.cli.options import json_option, takes_job
+from geounet.cli.run import conclude, summary
 
 if TYPE_CHECKING:
     from geounet.config.job import Job
@@ -53,18 +54,11 @@ def batch(ctx: click.Context, job: Job, settle: float, tries: int, retry: bool, 
     rounds = Rounds(settle_s=settle, tries=None if retry else tries)
     with Progress() as progress:
         result = run_job(job, progress=progress, rounds=rounds)
-    if as_json:
-        click.echo(json.dumps(result.manifest, indent=1))
-    else:
-        for line in told(result.manifest, result.folder):
-            click.echo(line)
-    ctx.exit(result.exit_code)
+    conclude(ctx, result, as_json, told)
 
 
-def told(manifest: dict[str, Any], out: Any) -> list[str]:
+def told(manifest: dict[str, Any], out: Path) -> list[str]:
     """Return what a batch did, in lines: what is as it was is only counted."""
-    from geounet.cli.run import summary
-
     scenes = manifest["scenes"]
     news = [scene for scene in scenes if scene["state"] != "unchanged"]
     mosaics = [mosaic for mosaic in manifest.get("mosaics", []) if mosaic["state"] != "unchanged"]

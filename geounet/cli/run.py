@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import click
 from geounet.cli.options import json_option, takes_job
 
 if TYPE_CHECKING:
+    from geounet.batch.run import RunResult
     from geounet.config.job import Job
 
 MANY = ("_fgb", "_parquet")
@@ -41,10 +43,17 @@ def run(ctx: click.Context, job: Job, dry_run: bool, as_json: bool) -> None:
 
     with Progress() as progress:
         result = run_job(job, progress=progress)
+    conclude(ctx, result, as_json, summary)
+
+
+def conclude(
+    ctx: click.Context, result: RunResult, as_json: bool, told: Callable[[dict[str, Any], Path], list[str]]
+) -> None:
+    """Print what a run left, as JSON or in the lines that `told` makes of it, and exit with its code."""
     if as_json:
         click.echo(json.dumps(result.manifest, indent=1))
     else:
-        for line in summary(result.manifest, result.folder):
+        for line in told(result.manifest, result.folder):
             click.echo(line)
     ctx.exit(result.exit_code)
 

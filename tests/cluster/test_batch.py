@@ -132,6 +132,37 @@ def test_what_keeps_failing_is_left_alone_and_named(tmp_path: Path, bundle: Bund
     assert json.loads((tmp_path / "out" / ".geounet" / "attempts.json").read_text()) == {}
 
 
+def test_what_was_given_up_and_is_done_all_the_same_is_done(tmp_path: Path, bundle: Bundle, client: Client) -> None:
+    from geounet.batch.attempts import Attempts
+
+    arrive(tmp_path / "incoming" / "a.tif", 1)
+    job = job_of(tmp_path, bundle)
+    (scene,) = batch_run.scene_runs(job)
+    work = batch_run.work_folder(job)
+    Attempts(work, 1).ended(scene, "the disk was full")
+    left = run(job, client, rounds=Rounds(0, 1))
+    assert states(left) == {"a": "failed"}
+    assert "the disk was full (failed 1 time;" in left.scenes[0]["error"]
+    assert states(run(job, client)) == {"a": "done"}, "a plain run knows nothing of it"
+    again = run(job, client, rounds=Rounds(0, 1))
+    assert (again.exit_code, states(again)) == (0, {"a": "unchanged"})
+
+
+def test_a_date_far_ahead_does_not_wait_for_ever(tmp_path: Path) -> None:
+    from geounet.batch.attempts import settled
+    from geounet.raster.scene import SceneSpec
+
+    path = arrive(tmp_path / "a.tif", 1, age_s=-86_400)
+    spec = SceneSpec(name="a", files=(str(path),))
+    assert settled(spec, 30)
+    aged(path, -5)
+    assert not settled(spec, 30), "clocks of two machines may differ by seconds"
+    aged(path, 31)
+    assert settled(spec, 30)
+    path.unlink()
+    assert settled(spec, 30), "told as missing, by the scene itself"
+
+
 def test_the_command(tmp_path: Path, bundle: Bundle, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     arrive(tmp_path / "incoming" / "a.tif", 1, age_s=10)
     seen: list[Rounds | None] = []
