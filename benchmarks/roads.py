@@ -26,7 +26,6 @@ SIDE = 2048
 """Their side, px."""
 CELL = 256
 """Side of the cells whose seams are looked at, px."""
-CELLS = (256, 1000, 4096)
 MARGIN_M = 20.0
 """So near to the border nothing counts: centre lines leave the scene there while half of their road stays."""
 SIZES = (8192, 16384)
@@ -195,30 +194,6 @@ def compared(name: str, scenes: Sequence[Scene], folder: Path, preset: str) -> R
     }
 
 
-def same(scene: Scene, folder: Path) -> list[Row]:
-    """Return whether the network is the same for all cells, and two workers, as rows."""
-    import pyogrio
-
-    rows: list[Row] = []
-    first: list[Any] = []
-    whole = -(-scene.side // 512) * 512
-    for cell, workers in ((whole, 1), *((c, 1) for c in CELLS if c < whole), (CELLS[0], 2)):
-        out = folder / "roads.gpkg"
-        said, _ = vectorized(scene.mask, out, "roads", workers, "--class", 1, "--cell", cell)
-        tables = [pyogrio.read_arrow(out, layer=name)[1] for name in ("road_edges", "road_nodes")]
-        first = first or tables
-        rows.append(
-            {
-                "mask": scene.mask.stem,
-                "cell px": "whole" if cell == whole else cell,
-                "workers": workers,
-                **said["layers"],
-                "equal": all(a.equals(b) for a, b in zip(first, tables, strict=True)),
-            }
-        )
-    return rows
-
-
 def tiled(work: Path, scene: Scene, side: int) -> Path:
     """Return a mask of `side` × `side` px, made on the first call: one scene again and again."""
     import rasterio
@@ -270,11 +245,9 @@ def run(work: Path, out: Path | None, *, sizes: Sequence[int] = SIZES, size: int
     if data is not None and (data / "mass_roads").exists():
         sets["Massachusetts"] = massachusetts(data, folder)
     networks: list[Row] = []
-    equal: list[Row] = []
     for name, scenes in sets.items():
         note(f"{name}: {len(scenes)} masks")
         networks += [compared(name, scenes, folder, preset) for preset in ("raw", "standard")]
-        equal += same(scenes[0], folder)
     rows: list[Row] = []
     for side in (size,) if size is not None else sizes:
         mask = tiled(work, sets["generated"][0], side)
@@ -282,7 +255,6 @@ def run(work: Path, out: Path | None, *, sizes: Sequence[int] = SIZES, size: int
     add_growth(rows, ("workers",))
     tables = {
         f"Networks from label masks, cells of {CELL} px": networks,
-        "The same for all cells and workers": equal,
         "Speed and memory": rows,
     }
     fresh(folder)

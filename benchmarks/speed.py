@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks import peers
 from benchmarks.harness import ROOT, Ended, Row, interleaved, launch, note, python, report, summary
 from benchmarks.material import fresh, made_up, random_model, read_mask
+from geounet.models.device import cpu_has_bf16
 
 TILE, OVERLAP = 512, 128
 _MODULES = {"monai": "monai", "terratorch": "terratorch", "geodeep": "geodeep"}
@@ -39,7 +40,7 @@ def alone(model: Path, tiles: int, tile: int, precision: str, threads: int, batc
 
 def run(
     work: Path, out: Path | None, *, size: int = 4096, repeats: int = 3, others: bool = True,
-    precisions: Sequence[str] = ("fp32", "bf16"),
+    precisions: Sequence[str] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Measure and report.
 
@@ -56,8 +57,10 @@ def run(
     others
         Whether the other programs take part.
     precisions
-        In which all take part at the same tile and overlap.
+        In which all take part at the same tile and overlap; None: fp32, and bf16 where the processor multiplies in it.
     """
+    if precisions is None:
+        precisions = ("fp32", "bf16") if cpu_has_bf16() else ("fp32",)
     scene, model = made_up(work, size), random_model(work)
     absent: dict[str, str] = {}
     if others:
@@ -89,13 +92,13 @@ def run(
         for kind in peers.KINDS if others else ():
             if kind not in absent:
                 contenders[f"{kind} {precision}"] = _peer(work, scene, model, kind, precision, threads)
-    if others:
+    if others and "bf16" in precisions:
         contenders["loop bf16 channels_last"] = _peer(
             work, scene, model, "loop", "bf16", threads, "--channels-last", name="loop_channels_last"
         )
-        if "geodeep" not in absent:
-            onnx = _onnx(work, scene, model, threads)
-            contenders["geodeep fp32"] = lambda: _geodeep(work, scene, onnx, threads)
+    if others and "geodeep" not in absent:
+        onnx = _onnx(work, scene, model, threads)
+        contenders["geodeep fp32"] = lambda: _geodeep(work, scene, onnx, threads)
     results = interleaved(contenders, repeats)
 
     tables = {

@@ -6,12 +6,18 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from rasterio import Affine
+
 from geounet.batch.overlap import IN_FLIGHT
 from geounet.batch.run import scene_runs
-from geounet.config.job import Job
+from geounet.config.job import Job, Vector
+from geounet.config.layers import resolve_layers
 from geounet.engine.cluster import local_layout
-from geounet.engine.estimate import estimate, measure
+from geounet.engine.estimate import estimate, in_mosaic, measure
+from geounet.engine.scene import SceneRun
 from geounet.errors import GeounetError, JobError
+from geounet.raster.scene import SceneInfo
+from geounet.vector.mosaic import Grid, offset
 
 
 def plan_job(job: Job, *, timing: bool = True) -> list[dict[str, Any]]:
@@ -19,7 +25,8 @@ def plan_job(job: Job, *, timing: bool = True) -> list[dict[str, Any]]:
 
     Each has `name`, `model`, `networks` (members of an ensemble; time and memory are those of all) and `state`:
     `refused` (with `error`), `done`, or `planned` with `grid`, `device`, `precision`, `batch`, `workers`, `threads`,
-    `blocks_done`, `memory_bytes`, `work_bytes`, `output_bytes`, `seconds`.
+    `blocks_done`, `memory_bytes`, `work_bytes`, `output_bytes`, `seconds`. Where a mosaic of all scenes is asked for,
+    `mosaic_work_bytes` and `mosaic_bytes` are what the scene adds to it, while it is made and when done.
 
     Raises
     ------
@@ -31,12 +38,14 @@ def plan_job(job: Job, *, timing: bool = True) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
     layout = local_layout(job.cluster, job.predict.device)
     speeds: dict[tuple[Any, ...], tuple[int, float]] = {}
+    firsts: dict[str, SceneInfo] = {}
     for scene in scene_runs(job):
         parts = len(scene.bundle.parts)
         entry: dict[str, Any] = {"name": scene.spec.name, "model": scene.bundle.card.name, "networks": parts}
         entries.append(entry)
         scene.layout = layout
         try:
+            entry |= _mosaic(scene, firsts)
             if scene.finished() is not None:
                 entry["state"] = "done"
                 continue
@@ -69,14 +78,33 @@ def plan_job(job: Job, *, timing: bool = True) -> list[dict[str, Any]]:
     return entries
 
 
+def _mosaic(scene: SceneRun, firsts: dict[str, SceneInfo]) -> dict[str, int]:
+    """Return what a scene adds to its model's mosaic; `firsts`: the scenes whose grids those have, by model."""
+    card = scene.bundle.card
+    if not isinstance(scene.job.vector, Vector) or not scene.job.vector.mosaic:
+        return {}
+    layers = resolve_layers(scene.job, card)
+    if layers is None:
+        return {}
+    _, info = scene.describe()
+    first = firsts.setdefault(card.name, info)
+    grid, target = (Grid(i.crs_wkt, Affine(*i.transform), i.width, i.height, 1) for i in (info, first))
+    most, done = in_mosaic(layers, card, info, first, moved=offset(grid, target) is None)
+    return {"mosaic_work_bytes": most, "mosaic_bytes": done}
+
+
 def total(entries: Sequence[Mapping[str, Any]]) -> tuple[int, int, float | None]:
     """Return `(running, done, seconds)` of a plan: disk in bytes that all scenes take at most, and network time.
 
-    The parts of a scene are removed when it is done; `IN_FLIGHT` scenes in a row have some at a time.
+    The parts of a scene are removed when it is done; `IN_FLIGHT` scenes in a row have some at a time. A mosaic of all
+    scenes, done ones included, is made after them.
     """
     planned = [entry for entry in entries if entry["state"] == "planned"]
+    whole = [entry for entry in entries if entry["state"] != "refused"]
     done = sum(int(entry["output_bytes"]) for entry in planned)
     parts = [sum(int(e["work_bytes"]) for e in group) for _, group in groupby(planned, key=lambda e: e["name"])]
     most = max((sum(parts[i : i + IN_FLIGHT]) for i in range(len(parts))), default=0)
+    most = max(most, sum(int(entry.get("mosaic_work_bytes", 0)) for entry in whole))
+    done += sum(int(entry.get("mosaic_bytes", 0)) for entry in whole)
     times = [entry["seconds"] for entry in planned]
     return done + most, done, None if None in times else sum(times)

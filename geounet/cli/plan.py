@@ -39,11 +39,12 @@ def show_plan(job: Job, as_json: bool) -> int:
     for entry in entries:
         for line in _lines(entry):
             click.echo(line)
-    if len(entries) > 1:
+    if len(entries) > 1 or any("mosaic_bytes" in entry for entry in entries):
         running, done, seconds = total(entries)
+        joined = ", then their mosaic" if any("mosaic_bytes" in entry for entry in entries) else ""
         click.echo(
-            f"all: {len(entries) - refused} of {len(entries)} can be run, two scenes at a time{_time(seconds)}; "
-            f"disk at most {_size(running)} while running, {_size(done)} when done"
+            f"all: {len(entries) - refused} of {len(entries)} can be run, two scenes at a time{joined}{_time(seconds)}"
+            f"; disk at most {_size(running)} while running, {_size(done)} when done"
         )
     return code
 

@@ -7,7 +7,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from geounet.config.card import Card
+from geounet.config.job import Vector
 from geounet.engine.plan import Plan
+from geounet.raster.scene import SceneInfo
 
 BASE_BYTES = 740 * 2**20
 """Resident memory of a worker with torch, the model's library and GDAL loaded (measured: benchmarks/memory.py)."""
@@ -85,7 +88,7 @@ def estimate(plan: Plan, workers: int, activations: int, seconds_per_tile: float
     output = int(1.4 * pixels * mask_bands) + FILE_OVERHEAD * 64 + PREVIEW_BYTES
     if plan.probability:
         output += int(1.4 * pixels * channels)
-    parts, drawn = _vectors(plan, pixels)
+    parts, drawn = (0, 0) if plan.layers is None else _vectors(plan.layers, pixels, plan.info.gsd)
     work = int(1.02 * (on_scene + on_model + border_files)) + files + 2 * output + parts + 2 * drawn
     seconds = (
         None
@@ -95,13 +98,34 @@ def estimate(plan: Plan, workers: int, activations: int, seconds_per_tile: float
     return Estimate(memory, work, output + drawn, seconds)
 
 
-def _vectors(plan: Plan, pixels: int) -> tuple[int, int]:
+def in_mosaic(layers: Vector, card: Card, info: SceneInfo, first: SceneInfo, *, moved: bool) -> tuple[int, int]:
+    """Return the bytes that a scene adds at most to a mosaic of all scenes: while it is made, and when done.
+
+    Parameters
+    ----------
+    layers
+        Resolved.
+    card
+        Of the model.
+    info, first
+        The scene, and the one whose grid the mosaic has.
+    moved
+        Whether the scene's grid is another, so that its rasters are copied.
+    """
+    pixels, copies = float(info.width * info.height), 0
+    if moved:
+        pixels *= 1.0 if info.gsd is None or first.gsd is None else (info.gsd / first.gsd) ** 2
+        bands = card.channels + (card.channels if card.head == "multilabel" else 1)
+        copies = int(1.02 * 2 * pixels * bands) + FILE_OVERHEAD  # twice: the box around a turned scene
+    parts, drawn = _vectors(layers, math.ceil(pixels), first.gsd)
+    return copies + parts + 2 * drawn, drawn
+
+
+def _vectors(layers: Vector, pixels: int, gsd: float | None) -> tuple[int, int]:
     """Return the bytes that vectors take at most: in parts, and in finished files."""
-    if plan.layers is None:
-        return 0, 0
-    pixel = None if plan.info.gsd is None else plan.info.gsd**2
+    pixel = None if gsd is None else gsd**2
     parts, file = VECTOR_PART_BYTES * pixels, VECTOR_FILE_BYTES * pixels
-    for layer in (plan.layers.buildings, plan.layers.landcover):  # roads are lines: few, however small
+    for layer in (layers.buildings, layers.landcover):  # roads are lines: few, however small
         if isinstance(layer, bool) or layer is None:
             continue
         if layer.min_area_px is not None:
@@ -111,7 +135,7 @@ def _vectors(plan: Plan, pixels: int) -> tuple[int, int]:
         polygons = pixels / max(1.0, least)
         parts += int(SMALLEST_PART_BYTES * polygons)
         file += int(SMALLEST_FILE_BYTES * polygons)
-    return parts, len(plan.layers.formats) * file + FILE_OVERHEAD * 16
+    return parts, len(layers.formats) * file + FILE_OVERHEAD * 16
 
 
 def measure(plan: Plan) -> tuple[int, float]:

@@ -41,7 +41,7 @@ def probe(model: str, sha256: str, device: str, precision: str, work: str | None
         "device": resolved,
         "precision": chosen,
         "multiple": stride_of(bundle),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a class of torch, which would import torch where it is unpickled
         "processor": torch.cuda.get_device_name(resolved)
         if resolved.startswith("cuda")
         else torch.backends.cpu.get_cpu_capability(),

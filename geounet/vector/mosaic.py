@@ -74,7 +74,9 @@ class Mosaic:
 
 
 @dataclass(frozen=True)
-class _Grid:
+class Grid:
+    """Where the pixels of a raster lie."""
+
     crs: Any
     transform: Affine
     width: int
@@ -104,7 +106,7 @@ def mosaic(pieces: Sequence[Piece], folder: Path) -> Mosaic:
     placed: list[tuple[Rect, Piece]] = []
     for index, (piece, grid) in enumerate(zip(pieces, grids, strict=True)):
         _check(piece.mask, grid, pieces[0].mask, first)
-        found = _offset(grid, first)
+        found = offset(grid, first)
         if found is None:
             notes.append(
                 f"{Path(piece.mask).name} is not on the grid of {Path(pieces[0].mask).name}: its pixels were moved to "
@@ -139,12 +141,12 @@ def mosaic(pieces: Sequence[Piece], folder: Path) -> Mosaic:
     return Mosaic(str(mask), None if probability is None else str(probability), identity, tuple(notes))
 
 
-def _grid(path: str) -> _Grid:
+def _grid(path: str) -> Grid:
     with opened(path) as dataset:
-        return _Grid(dataset.crs, dataset.transform, dataset.width, dataset.height, dataset.count)
+        return Grid(dataset.crs, dataset.transform, dataset.width, dataset.height, dataset.count)
 
 
-def _check(path: str, grid: _Grid, first_path: str, first: _Grid) -> None:
+def _check(path: str, grid: Grid, first_path: str, first: Grid) -> None:
     if grid.bands != first.bands:
         raise VectorError(f"{path}: has {grid.bands} bands, {first_path} has {first.bands}; their classes differ")
     if path != first_path and grid.transform.is_identity:
@@ -154,7 +156,7 @@ def _check(path: str, grid: _Grid, first_path: str, first: _Grid) -> None:
         raise VectorError(f"{without}: has no coordinate system, other scenes of the mosaic have one; give it its own")
 
 
-def _offset(grid: _Grid, first: _Grid) -> tuple[int, int, float] | None:
+def offset(grid: Grid, first: Grid) -> tuple[int, int, float] | None:
     """Return row and column of a scene's first pixel on the grid of the first scene, and how far off it lies (px).
 
     None if the grids differ in more than where they begin.
@@ -174,13 +176,13 @@ def _matrix(transform: Affine) -> F64:
     return np.array((*tuple(transform)[:6], 0, 0, 1), dtype=np.float64).reshape(3, 3)
 
 
-def _shifted(first: _Grid, rect: Rect) -> Affine:
+def _shifted(first: Grid, rect: Rect) -> Affine:
     """Return the transform of the part of the first scene's grid that begins at a rectangle's corner."""
     a, b, c, d, e, f = tuple(first.transform)[:6]
     return Affine(a, b, c + a * rect.x0 + b * rect.y0, d, e, f + d * rect.x0 + e * rect.y0)
 
 
-def _moved(piece: Piece, grid: _Grid, first: _Grid, folder: Path, index: int) -> tuple[Rect, Piece]:
+def _moved(piece: Piece, grid: Grid, first: Grid, folder: Path, index: int) -> tuple[Rect, Piece]:
     """Copy the rasters of a scene onto the grid of the first one; each pixel takes the value below its centre."""
     ends = np.array([(x, y, 1) for x in (0, grid.width) for y in (0, grid.height)])
     corners = ends @ _matrix(grid.transform)[:2].T
@@ -207,7 +209,7 @@ def _moved(piece: Piece, grid: _Grid, first: _Grid, folder: Path, index: int) ->
         ) from error
 
 
-def _warped(path: str, rect: Rect, first: _Grid, dest: Path) -> str:
+def _warped(path: str, rect: Rect, first: Grid, dest: Path) -> str:
     """Write a rectangle of the first scene's grid from another raster.
 
     Not by GDAL's warper: its result depends on its windows.
@@ -251,7 +253,7 @@ def _nearest(dataset: Any, part: Rect, to_map: F64, back: Transformer | None, to
     return found.reshape(dataset.count, part.rows, part.cols)
 
 
-def _write(path: Path, whole: Rect, first: _Grid, transform: Affine, sources: Sequence[tuple[Rect, str]]) -> None:
+def _write(path: Path, whole: Rect, first: Grid, transform: Affine, sources: Sequence[tuple[Rect, str]]) -> None:
     """Write a VRT; of several sources with a value at a pixel the first one counts."""
     lines = [f'<VRTDataset rasterXSize="{whole.cols}" rasterYSize="{whole.rows}">']
     crs = None if first.crs is None else first.crs.to_wkt()

@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rasterio import Affine
 
+from geounet.batch import mosaic as mosaic_module
 from geounet.batch.plan import plan_job, total
-from geounet.batch.run import scene_runs
+from geounet.batch.run import scene_runs, work_folder
 from geounet.cli.main import main
 from geounet.config.load import job_from_options
 from geounet.engine.ledger import Ledger, folder_bytes
-from geounet.engine.scene import SceneRun
+from geounet.engine.pool import InlinePool
+from geounet.engine.scene import SceneRun, Silent
 from geounet.models.bundle import Bundle
 from tests.support.local import write_scene
 from tests.support.models import small_unet
@@ -81,6 +84,10 @@ def test_two_scenes_in_a_row_have_parts_at_a_time() -> None:
     assert total(models) == (3 + 12, 3, 3.0), "all models of a scene"
     assert total([entry("a", 5, 1, None), entry("b", 1, 1)]) == (8, 2, None)
     assert total([done]) == (0, 0, 0)
+    joined = [{**entry("a", 5, 1), "mosaic_work_bytes": 4, "mosaic_bytes": 2}]
+    assert total([*joined, {**done, "mosaic_work_bytes": 7, "mosaic_bytes": 3}]) == (6 + 11, 6, 1.0), (
+        "also of what is done"
+    )
 
 
 @pytest.mark.parametrize(
@@ -122,3 +129,47 @@ def test_disk_is_an_upper_bound(
     assert len(sizes) == 2
     assert max(sizes) <= entry["work_bytes"]
     assert sum(f.stat().st_size for f in files) <= entry["output_bytes"]
+
+
+@pytest.mark.parametrize("step", [0.5, 0.2], ids=["one grid", "finer pixels"])
+def test_disk_of_a_mosaic_is_an_upper_bound(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], step: float
+) -> None:
+    values = np.random.default_rng(0).integers(1, 255, (3, 200, 260)).astype(np.uint8)
+    first, second = (Affine(s, 0, x, 0, -s, 4e6) for s, x in ((step, 5e5), (0.5, 5e5 + 20)))
+    scenes = [write_scene(tmp_path / f"{n}.tif", values, transform=t) for n, t in (("a", first), ("b", second))]
+    given = [
+        "predict.device=cpu",
+        "predict.precision=fp32",
+        "tiling.tile=64",
+        "tiling.overlap=16",
+        "vector.mosaic=true",
+    ]
+    job = job_from_options([str(s) for s in scenes], str(bundle.folder), str(tmp_path / "out"), given)
+    entries = plan_job(job, timing=False)
+    running, done, _ = total(entries)
+    sizes = []
+    remove = mosaic_module.shutil.rmtree
+
+    def seen(folder: Path) -> None:
+        sizes.append(folder_bytes([tmp_path / "out"]))
+        remove(folder)
+
+    runs = scene_runs(job)
+    made = [{"name": r.spec.name, "state": "done", **r.run()} for r in runs]
+    inside = [{**m, "files": {key: f"{m['name']}/{f}" for key, f in m["files"].items()}} for m in made]
+    monkeypatch.setattr(mosaic_module.shutil, "rmtree", seen)
+    (joined,) = mosaic_module.mosaics(job, runs, inside, [], work_folder(job), InlinePool, Silent())
+    assert joined["state"] == "done"
+    assert len(sizes) == 1
+    assert sizes[0] <= running
+    assert sizes[0] - sum(e["output_bytes"] for e in entries) <= sum(e["mosaic_work_bytes"] for e in entries)
+    files = [tmp_path / "out" / name for name in joined["files"].values()]
+    assert 0 < sum(f.stat().st_size for f in files) <= sum(e["mosaic_bytes"] for e in entries)
+    assert folder_bytes([tmp_path / "out"]) <= done
+    settings = [part for setting in given for part in ("--set", setting)]
+    code, out = plan(
+        capsys, *map(str, scenes), "--model", str(bundle.folder), "--out", str(tmp_path / "new"), *settings
+    )
+    assert code == 0
+    assert ", then their mosaic" in out

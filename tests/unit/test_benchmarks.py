@@ -17,6 +17,7 @@ from benchmarks import __main__ as command
 from benchmarks import (
     alone,
     buildings,
+    cells,
     harness,
     landcover,
     material,
@@ -25,6 +26,7 @@ from benchmarks import (
     peers,
     precision,
     reference,
+    roads,
     seams,
     speed,
     tiles,
@@ -69,6 +71,7 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "launch", launch)
     for module in (memory, vectors):
         monkeypatch.setattr(module, "watched", watched)
+    monkeypatch.setattr(peers, "install", lambda _: "no other programs in tests")
     monkeypatch.setattr(speed, "TILE", 64)
     monkeypatch.setattr(speed, "OVERLAP", 32)
     monkeypatch.setattr(memory, "SAME", ("vector=none", "tiling.tile=64", "tiling.overlap=32"))
@@ -253,6 +256,39 @@ def test_buildings_are_nearest_to_the_true_ones(work: Path, monkeypatch: pytest.
         assert abs(ours["vertex ratio"] - 1) < abs(row["vertex ratio"] - 1)
     assert [row["workers"] for row in runs] == [1, 2, 2]
     assert len({row["buildings"] for row in runs}) == 1
+
+
+@pytest.mark.usefixtures("inline")
+def test_land_cover_neither_overlaps_nor_gapes(work: Path) -> None:
+    runs, ways, _, others = landcover.run(work, None, size=320)["tables"].values()
+    assert [row["workers"] for row in runs] == [1, 2, 2]
+    assert all(row["valid coverage"] for row in runs)
+    assert runs[2]["features"] > runs[0]["features"], "without a least area there are more"
+    rows = {row["borders"]: row for row in ways}
+    ours = next(row for name, row in rows.items() if name.startswith("geounet"))
+    simplified = next(row for name, row in rows.items() if name.startswith("Douglas-Peucker"))
+    assert ours["covered twice m²"] == 0 < simplified["covered twice m²"]
+    assert not simplified["valid coverage"]
+    assert others[0]["features"] > 100
+
+
+@pytest.mark.usefixtures("inline")
+def test_roads_are_the_true_network(work: Path) -> None:
+    networks, runs = roads.run(work, None, size=640)["tables"].values()
+    standard = next(row for row in networks if row["preset"] == "standard")
+    assert standard["APLS"] > 0.9
+    assert [row["workers"] for row in runs] == [1, 2]
+    assert len({row["edges"] for row in runs}) == 1
+
+
+@pytest.mark.usefixtures("inline")
+def test_vectors_are_the_same_for_all_cells(work: Path) -> None:
+    result = cells.run(work, None, size=640)
+    (rows,) = result["tables"].values()
+    assert {row["layer"] for row in rows} == {"buildings", "road_edges and road_nodes", "landcover"}
+    assert {row["cell px"] for row in rows} == {"whole", 256}
+    assert all(row["features"] > 10 and row["equal"] for row in rows)
+    assert result["settings"]["all equal"]
 
 
 def test_every_name_has_a_measurement() -> None:
