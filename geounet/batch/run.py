@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -222,14 +222,22 @@ class _Cluster:
         self._context = connect(job.cluster, job.predict.device, client)
         self._stack = stack
         self._wait_s = job.cluster.wait_s
+        self._elsewhere = client is None and job.cluster.kind == "address"
         self._starting: Future[Any] | None = None
         self._pool: Pool | None = None
 
     def start(self) -> None:
         """Begin to connect."""
-        pool = self._stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="geounet-cluster"))
-        self._starting = pool.submit(self._context.__enter__)
+        self._starting = Future()
+        # A daemon: whoever interrupts a run need not wait for a cluster that does not answer.
+        threading.Thread(target=self._connect, args=(self._starting,), name="geounet-cluster", daemon=True).start()
         self._stack.push(self._leave)
+
+    def _connect(self, starting: Future[Any]) -> None:
+        try:
+            starting.set_result(self._context.__enter__())
+        except BaseException as error:  # told by `get`
+            starting.set_exception(error)
 
     def get(self) -> tuple[Any, Layout | None]:
         """Return client and layout once connected."""
@@ -249,6 +257,8 @@ class _Cluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         assert self._starting is not None
+        if self._elsewhere and not self._starting.done():
+            return None  # nothing of ours runs there
         if self._starting.exception() is not None:
             return None  # told by `get`, or something else went wrong before
         return self._context.__exit__(kind, error, trace)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import logging
 import os
@@ -150,8 +151,14 @@ def connect(cluster: Cluster, device: str, client: Any = None) -> Iterator[tuple
         return
     if cluster.kind == "address":
         try:
+            asyncio.run(_greet(str(cluster.address), cluster.wait_s))
             own = Client(cluster.address, timeout=f"{cluster.wait_s}s", set_as_default=False)
-        except (OSError, TimeoutError, ValueError) as error:
+        except TimeoutError:
+            raise ClusterError(
+                f"{cluster.address}: no Dask scheduler answers within {cluster.wait_s:g} s; check cluster.address, or "
+                "raise cluster.wait_s"
+            ) from None
+        except (OSError, ValueError) as error:
             raise ClusterError(
                 f"{cluster.address}: no Dask scheduler answers ({error}); check cluster.address"
             ) from None
@@ -171,6 +178,16 @@ def connect(cluster: Cluster, device: str, client: Any = None) -> Iterator[tuple
         yield own, layout
         own.cancel(warming)
         own.run(_leave_at_once, on_error="ignore")
+
+
+async def _greet(address: str, seconds: float) -> None:
+    """Shake hands with a scheduler: a client would wait for ever for one that accepts connections and says nothing."""
+    from distributed.comm.core import connect
+    from distributed.security import Security
+
+    talking = connect(address, timeout=seconds, **Security().get_connection_args("client"))
+    talk = await asyncio.wait_for(talking, seconds + 1)  # it gives up by itself where nobody accepts
+    talk.abort()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -404,6 +405,52 @@ def test_an_existing_cluster_by_address(scene: Path, bundle: Bundle, reference: 
         address = cluster.scheduler_address
         run(scene, bundle, tmp_path, "cluster.kind=address", f"cluster.address={address}")
     assert pixels(tmp_path) == pixels(reference)
+
+
+def test_the_driver_does_without_torch(scene: Path, bundle: Bundle, tmp_path: Path) -> None:
+    """Workers alone import it: whatever they hand over must not be of its types, or unpickling costs seconds."""
+    python, _, _, *arguments = command(scene, bundle, tmp_path)
+    code = (
+        "import sys; from geounet.cli.main import main; code = main(sys.argv[1:]); "
+        "print('FOUND', *sorted({'torch', 'segmentation_models_pytorch', 'timm'} & set(sys.modules))); sys.exit(code)"
+    )
+    done = subprocess.run([python, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "FOUND"
+
+
+def silent() -> socket.socket:
+    """Return a socket that accepts connections, and never says a word: a scheduler that hangs."""
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    listening.listen()
+    return listening
+
+
+def test_a_silent_cluster_is_one_clear_error(scene: Path, bundle: Bundle, tmp_path: Path) -> None:
+    with silent() as listening:
+        address = f"tcp://127.0.0.1:{listening.getsockname()[1]}"
+        settings = ("cluster.kind=address", f"cluster.address={address}", "cluster.wait_s=3")
+        done = subprocess.run(
+            command(scene, bundle, tmp_path, *settings), capture_output=True, text=True, timeout=60, check=False
+        )
+    assert done.returncode == 1
+    assert address in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_interrupt_while_the_cluster_is_silent(scene: Path, bundle: Bundle, tmp_path: Path) -> None:
+    with silent() as listening:
+        address = f"tcp://127.0.0.1:{listening.getsockname()[1]}"
+        process = start(scene, bundle, tmp_path, "cluster.kind=address", f"cluster.address={address}")
+        listening.settimeout(60)
+        with listening.accept()[0]:
+            time.sleep(1)
+            began = time.monotonic()
+            code, said = interrupt(process, signal.SIGINT)
+    assert code == 130, said
+    assert "Traceback" not in said
+    assert time.monotonic() - began < 20
 
 
 def test_no_cluster_is_one_clear_error(scene: Path, bundle: Bundle, tmp_path: Path) -> None:
