@@ -38,7 +38,7 @@ from geounet.vector.trace import I64
 SQUARE = 0.01
 """Pixels whose sides differ by less count as square: a conformal map of the ellipsoid is so to about this."""
 
-AT_ONCE = 20_000
+AT_ONCE = 500
 """Buildings that are outlined at once."""
 
 

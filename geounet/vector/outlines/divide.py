@@ -21,7 +21,7 @@ from geounet.vector.trace import I64
 FREE = 8
 """Label of an edge in any direction; labels 0 to 7 are multiples of 45 degrees."""
 
-ROOM = 2_000_000
+ROOM = 500_000
 """Entries of the largest array."""
 
 BENT = np.sin(np.radians(12))
