@@ -228,7 +228,7 @@ def truth(work: Path, folder: Path, size: int) -> list[Row]:
         note(name)
         image = rasterize(
             zip(geometry, kind.tolist(), strict=True), fine.shape, fill=254,
-            transform=transform * rasterio.Affine.scale(1 / FINE),
+            transform=transform @ rasterio.Affine.scale(1 / FINE),
         )  # fmt: skip
         rows.append(
             {
