@@ -17,7 +17,7 @@ from geounet.vector.prune import Metric
 from geounet.vector.skeleton import Lines, Stage
 from geounet.vector.trace import I64, Bools
 
-PLAN_PIXELS = 400_000
+PLAN_PIXELS = 100_000
 """Pixels of edges in one task, about."""
 
 HOOK = 0.6
