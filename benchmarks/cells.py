@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks import buildings, landcover, roads
 from benchmarks.harness import Row, note, report
 from benchmarks.material import fresh, shared
@@ -91,5 +89,5 @@ def run(work: Path, out: Path | None, *, size: int | None = None) -> dict[str, A
     for name, raster, kind, options in cases(work, folder, size or SIDE, shared() if size is None else None):
         rows += [{"of": name, **row} for row in same(raster, folder, kind, options)]
     fresh(folder)
-    equal = bool(np.all([row["equal"] for row in rows]))
+    equal = all(row["equal"] for row in rows)
     return report("cells", {"The same for all cells and workers": rows}, out, settings={"all equal": equal})

@@ -45,8 +45,9 @@ def plan_job(job: Job, *, timing: bool = True) -> list[dict[str, Any]]:
         entries.append(entry)
         scene.layout = layout
         try:
+            finished = scene.finished()
             entry |= _mosaic(scene, firsts)
-            if scene.finished() is not None:
+            if finished is not None:
                 entry["state"] = "done"
                 continue
             plan, ledger = scene.prepare(dry=True, workers=layout.workers)

@@ -39,9 +39,10 @@ def show_plan(job: Job, as_json: bool) -> int:
     for entry in entries:
         for line in _lines(entry):
             click.echo(line)
-    if len(entries) > 1 or any("mosaic_bytes" in entry for entry in entries):
+    mosaic = any("mosaic_bytes" in entry for entry in entries)
+    if len(entries) > 1 or mosaic:
         running, done, seconds = total(entries)
-        joined = ", then their mosaic" if any("mosaic_bytes" in entry for entry in entries) else ""
+        joined = ", then their mosaic" if mosaic else ""
         click.echo(
             f"all: {len(entries) - refused} of {len(entries)} can be run, two scenes at a time{joined}{_time(seconds)}"
             f"; disk at most {_size(running)} while running, {_size(done)} when done"

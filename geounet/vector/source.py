@@ -20,9 +20,6 @@ from geounet.vector.cells import CellGrid
 
 U8 = npt.NDArray[np.uint8]
 
-CACHE_MB = 32
-"""GDAL's block cache here: windows are read once. It holds the rows that `ingest` reads of strips 65 000 px wide."""
-
 
 class Plane(Protocol):
     """Class values in windows; 255 is what never becomes a feature."""
@@ -42,7 +39,7 @@ def opened(path: str) -> Iterator[Any]:
         If it cannot be opened or read.
     """
     try:
-        with rasterio.Env(**gdal_env(CACHE_MB)), open_quietly(Path(path)) as dataset:
+        with rasterio.Env(**gdal_env()), open_quietly(Path(path)) as dataset:
             yield dataset
     except GDAL_ERRORS as error:
         raise VectorError(
