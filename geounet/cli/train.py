@@ -63,11 +63,15 @@ def train(
     if dry_run:
         _show(job, as_json)
         return
+    from geounet.models.memory import keep_freed_memory
+
+    keep_freed_memory()
     if folds is not None:
         _folds(job, as_json)
         return
     from geounet.cli.progress import Progress
     from geounet.training.run import train as train_job
+
 
     with Progress() as progress:
         result = train_job(job, progress)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from geounet.config.card import Card, ClassInfo, InputSpec, Kind, Scaling, TileSpec
 from geounet.errors import OutputExistsError
 from geounet.models.bundle import load_bundle, save_bundle
+from geounet.models.memory import keep_freed_memory
 from geounet.models.network import build, load
 from geounet.testing.noise import stream
 from geounet.testing.paint import BLOCK
@@ -281,6 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     # threads that wait by spinning take the processor from those they wait for, where others use it too
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed_memory()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     plan = Plan(
         seed=given.seed, steps=given.steps, worlds=given.worlds, rate=given.rate, threads=given.threads,

@@ -3,7 +3,8 @@
 `python -m geounet.training.release results/aerial_all/model --measured results/aerial/model --out BUNDLE`
 
 A first training holds scenes out and is measured on them; a second one goes on from its weights with all scenes, so
-nothing is left to measure it on. Its card gets the measures of the first, and says so.
+nothing is left to measure it on. Its card gets the measures of the first, and says so. A third that goes on from a
+bundle made so takes them from that bundle: `--measured aerial`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
+from geounet.config.card import Card
 from geounet.errors import ModelError
 from geounet.models.bundle import Bundle, load_bundle, save_bundle
 
@@ -29,7 +31,7 @@ def release(final: Path, measured: Path, out: Path, *, overwrite: bool = False) 
     final
         Bundle of the training that had all scenes.
     measured
-        Bundle of the training that it started from, with scenes held out.
+        Bundle of the training that it started from, with scenes held out, or what this function made of such a one.
     out
         Where to.
     overwrite
@@ -48,20 +50,25 @@ def release(final: Path, measured: Path, out: Path, *, overwrite: bool = False) 
         raise ModelError(f"{measured}: its classes are not those of {final}")
     if card.metrics:
         raise ModelError(f"{final}: it was measured on scenes held out of its own training; there is nothing to add")
-    found = before.metrics.get("validation", before.metrics)
-    if "iou" not in found:
+    if "iou" not in before.metrics.get("validation", before.metrics):
         raise ModelError(f"{measured}: no scenes were held out of its training, so it has no measures")
-    scenes = before.training["scenes"]
-    metrics: dict[str, Any] = {
-        "measured_on": f"{_places(scenes['validation'])}, held out of the training that this one continues",
-        **{key: found[key] for key in _MEASURES},
-    }
-    if before.metrics.get("measured_on") == "test":
-        test = {key: before.metrics[key] for key in _MEASURES}
-        metrics["test"] = {"measured_on": f"{_places(scenes['test'])}, held out likewise", **test}
+    metrics = before.metrics if "earlier" in before.training else _held_out(before)
     training = {**card.training, "earlier": {k: v for k, v in before.training.items() if k != "attribution"}}
     card = card.model_copy(update={"metrics": metrics, "training": training})
     return save_bundle(out, card, load_file(ours.weights), half=True, overwrite=overwrite)
+
+
+def _held_out(card: Card) -> dict[str, Any]:
+    """Return the measures of a training's own card, saying where they are from."""
+    scenes = card.training["scenes"]
+    metrics: dict[str, Any] = {
+        "measured_on": f"{_places(scenes['validation'])}, held out of the training that this one continues",
+        **{key: card.metrics.get("validation", card.metrics)[key] for key in _MEASURES},
+    }
+    if card.metrics.get("measured_on") == "test":
+        test = {key: card.metrics[key] for key in _MEASURES}
+        metrics["test"] = {"measured_on": f"{_places(scenes['test'])}, held out likewise", **test}
+    return metrics
 
 
 def _places(scenes: Sequence[str]) -> str:

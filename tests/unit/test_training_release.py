@@ -44,6 +44,14 @@ def test_weights_of_one_and_measures_of_the_other(tmp_path: Path) -> None:
     with pytest.raises(OutputExistsError):
         release(final.folder, first.folder, out)
 
+    # a third training goes on from what was released: the measures stay those of the first, the chain is kept
+    third = with_card(tmp_path / "third", 3, metrics={}, training={"steps": 9, "attribution": ["somebody"]})
+    again = release(third.folder, out, tmp_path / "again").card
+    assert again.metrics == made.card.metrics
+    assert again.training["steps"] == 9
+    assert again.training["earlier"]["steps"] == 7
+    assert again.training["earlier"]["earlier"]["command"] == "geounet train first.yaml"
+
 
 def test_nothing_is_claimed_that_was_not_measured(tmp_path: Path) -> None:
     plain = with_card(tmp_path / "plain", 1, metrics={}, training={})
