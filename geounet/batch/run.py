@@ -21,7 +21,7 @@ from geounet.batch.lock import locked
 from geounet.batch.overlap import run_all
 from geounet.batch.scenes import find_scenes
 from geounet.config.job import Job
-from geounet.engine.cluster import Layout, connect
+from geounet.engine.cluster import Connection, connect
 from geounet.engine.manifest import FORMAT, read_manifest
 from geounet.engine.plan import check_model, versions
 from geounet.engine.pool import InlinePool, Pool
@@ -183,7 +183,7 @@ def run(job: Job, client: Any = None, progress: Progress | None = None, *, round
                 logger.info("%s: already done", scene.spec.name)
                 entries[index] = _entry(scene, done)
         if todo:
-            pool, layout = cluster.pool(), cluster.get()[1]
+            pool, layout = cluster.pool(), cluster.get().layout
             threading.Thread(target=task.load, name="geounet-report", daemon=True).start()
             places = {id(scene): index for index, scene in todo}
             with closing(run_all([scene for _, scene in todo], pool, layout, progress)) as results:
@@ -239,18 +239,19 @@ class _Cluster:
         except BaseException as error:  # told by `get`
             starting.set_exception(error)
 
-    def get(self) -> tuple[Any, Layout | None]:
-        """Return client and layout once connected."""
+    def get(self) -> Connection:
+        """Return the connection once there is one."""
         if self._starting is None:
             self.start()
         assert self._starting is not None
-        connected: tuple[Any, Layout | None] = self._starting.result()
+        connected: Connection = self._starting.result()
         return connected
 
     def pool(self) -> Pool:
         """Return the pool of the cluster, the same one every time."""
         if self._pool is None:
-            self._pool = Pool(self.get()[0], wait_s=self._wait_s)
+            connection = self.get()
+            self._pool = Pool(connection.client, wait_s=self._wait_s, helpers=connection.helpers)
         return self._pool
 
     def _leave(

@@ -249,7 +249,7 @@ def _cluster() -> Iterator[Finding]:
     from geounet.engine.cluster import connect
 
     start = time.monotonic()
-    with connect(Cluster(workers=1, threads=1, wait_s=60), "cpu") as (client, _):
-        answer = client.submit(os.getpid, pure=False).result(timeout=60)
+    with connect(Cluster(workers=1, threads=1, wait_s=60), "cpu") as connection:
+        answer = connection.client.submit(os.getpid, pure=False).result(timeout=60)
     value = f"a worker (process {answer}) started and answered in {time.monotonic() - start:.1f} s"
     yield Finding("cluster", "ok", value)

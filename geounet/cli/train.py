@@ -72,7 +72,6 @@ def train(
     from geounet.cli.progress import Progress
     from geounet.training.run import train as train_job
 
-
     with Progress() as progress:
         result = train_job(job, progress)
     if int(os.environ.get("RANK", "0")) != 0:  # torchrun: the first process speaks

@@ -256,6 +256,10 @@ class Cluster(Section):
     ] = "local"
     workers: Annotated[Positive | Auto, Field(description="processes of a local cluster")] = "auto"
     threads: Annotated[Positive | Auto, Field(description="forward passes side by side, a thread each")] = "auto"
+    helpers: Annotated[
+        Annotated[Whole, Field(ge=0)] | Auto,
+        Field(description="more processes of a local cluster, for vectors; auto: as many as there are idle cores"),
+    ] = "auto"
     address: Annotated[
         str | None, Field(description="scheduler address, for kind address: tcp://host:8786", min_length=1)
     ] = None

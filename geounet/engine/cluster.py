@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,45 +74,127 @@ class Layout:
     """Threads of the network in each worker."""
     devices: tuple[str, ...] = ()
     """CUDA device of each worker; empty on CPU."""
+    helpers: int = 0
+    """Processes that come for vectors, which take one thread each."""
+
+
+HELPER_BYTES = 512 << 20
+"""Memory that a helper is given room for: twice what one was measured to take (docs/benchmarks.md)."""
+
+NETWORK = "geounet-network"
+"""Resource of Dask that the workers of the network have, and helpers lack."""
 
 
 def local_layout(cluster: Cluster, device: str) -> Layout:
-    """Return the layout of a local cluster: a worker per GPU, or one per four cores on CPU (docs/benchmarks.md)."""
+    """Return the layout of a local cluster: a worker per GPU, or one per four cores on CPU (docs/benchmarks.md).
+
+    Vectors get as many processes as the network has threads, where a quarter of the memory holds those beside its own.
+    """
     devices = gpus() if device == "auto" else ([device.partition(":")[2] or "0"] if device.startswith("cuda") else [])
     if devices:
         workers = cluster.workers if isinstance(cluster.workers, int) else len(devices)
         chosen = tuple(devices[i % len(devices)] for i in range(workers))
         threads = cluster.threads if isinstance(cluster.threads, int) else max(1, cores() // workers)
-        return Layout(workers, threads, chosen)
+        return Layout(workers, threads, chosen, _helpers(cluster, workers, threads))
     workers = cluster.workers if isinstance(cluster.workers, int) else max(1, cores() // 4)
     threads = cluster.threads if isinstance(cluster.threads, int) else max(1, cores() // workers)
-    return Layout(workers, threads)
+    return Layout(workers, threads, helpers=_helpers(cluster, workers, threads))
+
+
+def _helpers(cluster: Cluster, workers: int, threads: int) -> int:
+    if isinstance(cluster.helpers, int):
+        return cluster.helpers
+    from distributed.system import MEMORY_LIMIT
+
+    return min(workers * (threads - 1), int(MEMORY_LIMIT) // 4 // HELPER_BYTES)
+
+
+class Helpers:
+    """Processes of a local cluster beside those of the network, for what needs none. They come when first asked for.
+
+    Parameters
+    ----------
+    cluster
+        A `distributed.SpecCluster` whose own workers are named 0 to `workers` - 1, and that can `scale`.
+    workers
+        Workers of the network.
+    count
+        How many helpers there may be.
+    """
+
+    def __init__(self, cluster: Any, workers: int, count: int) -> None:
+        self._cluster = cluster
+        self._workers = workers
+        self._count = count
+        self._lock = threading.Lock()
+        self._called = False
+
+    def call(self) -> None:
+        """Have them come, if they have not: this returns at once, and they take part when they are there."""
+        with self._lock:
+            if self._called or not self._count:
+                return
+            self._called = True
+        logger.debug("%d more processes for vectors", self._count)
+        self._cluster.scale(self._workers + self._count)
+
+    def addresses(self) -> set[str | None]:
+        """Return the addresses of those that are there."""
+        nannies = list(self._cluster.workers.items())
+        return {nanny.worker_address for name, nanny in nannies if name >= self._workers}
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A cluster that answers.
+
+    Attributes
+    ----------
+    client
+        A `distributed.Client`.
+    layout
+        None where the cluster is not ours.
+    helpers
+        Likewise.
+    """
+
+    client: Any
+    layout: Layout | None = None
+    helpers: Helpers | None = None
 
 
 def _local(layout: Layout) -> Any:
     from distributed import Nanny, Scheduler, SpecCluster
     from distributed.system import MEMORY_LIMIT
 
-    workers: dict[Any, Any] = {}
-    for index in range(layout.workers):
-        environment = {"CUDA_VISIBLE_DEVICES": layout.devices[index]} if layout.devices else {}
-        workers[index] = {
-            "cls": Nanny,
-            "options": {
-                "nthreads": 1,
-                "memory_limit": int(MEMORY_LIMIT),
-                "dashboard_address": "127.0.0.1:0",
-                "host": "127.0.0.1",
-                "env": environment,
-                "silence_logs": logging.CRITICAL,
-            },
+    def nanny(environment: dict[str, str], resources: dict[str, float]) -> dict[str, Any]:
+        options = {
+            "nthreads": 1,
+            "memory_limit": int(MEMORY_LIMIT),
+            "dashboard_address": "127.0.0.1:0",
+            "host": "127.0.0.1",
+            "env": environment,
+            "resources": resources,
+            "silence_logs": logging.CRITICAL,
         }
+        return {"cls": Nanny, "options": options}
+
+    workers = {
+        index: nanny({"CUDA_VISIBLE_DEVICES": layout.devices[index]} if layout.devices else {}, {NETWORK: 1})
+        for index in range(layout.workers)
+    }
     scheduler = {
         "cls": Scheduler,
         "options": {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": "127.0.0.1:0"},
     }
     with _interrupts_blocked():
-        return SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.ERROR, name="geounet")
+        return SpecCluster(
+            workers=workers,
+            scheduler=scheduler,
+            worker=nanny({"CUDA_VISIBLE_DEVICES": ""}, {}),
+            silence_logs=logging.ERROR,
+            name="geounet",
+        )
 
 
 @contextmanager
@@ -134,8 +217,8 @@ def _interrupts_blocked() -> Iterator[None]:
 
 
 @contextmanager
-def connect(cluster: Cluster, device: str, client: Any = None) -> Iterator[tuple[Any, Layout | None]]:
-    """Yield `(client, layout)`; the layout is None where the cluster is not ours.
+def connect(cluster: Cluster, device: str, client: Any = None) -> Iterator[Connection]:
+    """Yield the cluster of a job: one that is started for it, the one it names, or that of a caller's client.
 
     Raises
     ------
@@ -147,7 +230,7 @@ def connect(cluster: Cluster, device: str, client: Any = None) -> Iterator[tuple
 
     if client is not None:
         _await_worker(client, cluster.wait_s)
-        yield client, None
+        yield Connection(client)
         return
     if cluster.kind == "address":
         try:
@@ -164,7 +247,7 @@ def connect(cluster: Cluster, device: str, client: Any = None) -> Iterator[tuple
             ) from None
         with own:
             _await_worker(own, cluster.wait_s)
-            yield own, None
+            yield Connection(own)
         return
     layout = local_layout(cluster, device)
     with (
@@ -175,7 +258,7 @@ def connect(cluster: Cluster, device: str, client: Any = None) -> Iterator[tuple
     ):
         _await_worker(own, cluster.wait_s)
         warming = own.map(_warm, range(layout.workers), pure=False)
-        yield own, layout
+        yield Connection(own, layout, Helpers(running, layout.workers, layout.helpers))
         own.cancel(warming)
         own.run(_leave_at_once, on_error="ignore")
 

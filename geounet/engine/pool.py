@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from geounet.engine.cluster import NETWORK, Helpers, cores
 from geounet.errors import ClusterError, GeounetError, ModelError
 
 logger = logging.getLogger(__name__)
@@ -140,28 +141,43 @@ class Pool:
         Tasks of a higher one go first.
     gate
         Shared by the pools of one cluster.
+    helpers
+        Processes of the cluster that the network must not be sent to; None: there are none.
     """
 
-    def __init__(self, client: Any, *, wait_s: float = 120.0, priority: int = 0, gate: Gate | None = None) -> None:
+    def __init__(
+        self,
+        client: Any,
+        *,
+        wait_s: float = 120.0,
+        priority: int = 0,
+        gate: Gate | None = None,
+        helpers: Helpers | None = None,
+    ) -> None:
         self.client = client
         self.wait_s = wait_s
         self.priority = priority
         self.gate = gate or Gate()
+        self.helpers = helpers
         self.on_event: Callable[[str, dict[str, Any]], None] = lambda _event, _details: None
         """Called with `(event, details)` for deaths and retries."""
         self.deaths = 0
 
     def share(self, priority: int = 0) -> Pool:
         """Return a pool on the same cluster that counts for itself."""
-        return Pool(self.client, wait_s=self.wait_s, priority=priority, gate=self.gate)
+        return Pool(self.client, wait_s=self.wait_s, priority=priority, gate=self.gate, helpers=self.helpers)
 
     def close(self) -> None:
         """Make all pools of this cluster stop waiting for their tasks."""
         self.gate.closed.set()
 
-    def threads(self) -> int:
-        """Return how many tasks the cluster can run at once, as of now."""
-        return sum(self.client.nthreads().values())
+    def threads(self, *, light: bool = False) -> int:
+        """Return how many tasks the cluster can run at once, as of now: such that need the network, or `light` ones."""
+        threads: dict[str, int] = self.client.nthreads()
+        if light or self.helpers is None:
+            return sum(threads.values())
+        others = self.helpers.addresses()
+        return sum(count for address, count in threads.items() if address not in others)
 
     def cores_per_thread(self) -> int:
         """Return how many processors each worker thread may use: the least over the machines, at least 1."""
@@ -176,14 +192,20 @@ class Pool:
             )
         return self._cores
 
-    def window(self) -> int:
+    def window(self, *, light: bool = False) -> int:
         """Return how many tasks may be at the cluster: one running and one waiting for each thread."""
-        return max(2, 2 * self.threads())
+        return max(2, 2 * self.threads(light=light))
 
     def run(
-        self, tasks: Iterable[Task], follow: Callable[[Outcome], Iterable[Task]] | None = None
+        self,
+        tasks: Iterable[Task],
+        follow: Callable[[Outcome], Iterable[Task]] | None = None,
+        *,
+        light: bool = False,
     ) -> Iterator[Outcome]:
         """Yield the outcome of every task, in any order; `follow` returns the tasks that an outcome unlocks.
+
+        None of `light` tasks needs the network, so helpers do them, too; they are called where tasks would wait.
 
         Raises
         ------
@@ -196,7 +218,9 @@ class Pool:
         running: dict[Any, Task] = {}
         finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
         lonely_since: float | None = None
-        window = self.window()
+        if light and self.helpers is not None and len(waiting) > self.threads():
+            self.helpers.call()
+        window = self.window(light=light)
         refreshed = time.monotonic()
         try:
             while waiting or running:
@@ -204,18 +228,18 @@ class Pool:
                     raise ClusterError("the run was given up")
                 while waiting and len(running) < window and self.gate.enter(waiting[0]):
                     task = waiting.popleft()
-                    future = self._submit(task)
+                    future = self._submit(task, light=light)
                     running[future] = task
                     future.add_done_callback(finished.put)
                 try:
                     future = finished.get(timeout=TICK)
                 except queue.Empty:
-                    lonely_since = self._watch(lonely_since)
-                    window = self.window() or window
+                    lonely_since = self._watch(lonely_since, light=light)
+                    window = self.window(light=light)
                     continue
                 lonely_since = None
                 if time.monotonic() - refreshed > 10 * TICK:
-                    window, refreshed = self.window(), time.monotonic()
+                    window, refreshed = self.window(light=light), time.monotonic()
                 if not future.done():  # its receipt went down with its worker, and Dask has the task done again
                     future.add_done_callback(finished.put)
                     continue
@@ -243,17 +267,18 @@ class Pool:
             if running:
                 self.client.cancel(list(running), force=True)
 
-    def _submit(self, task: Task) -> Any:
+    def _submit(self, task: Task, *, light: bool) -> Any:
         # A key of its own for each attempt: on a shared scheduler an erred key would be answered from memory.
         key = f"geounet-{task.name}-{uuid.uuid4().hex[:12]}"
+        bound = {} if light or self.helpers is None else {"resources": {NETWORK: 1}}
         return self.client.submit(
-            guarded, task.function, task.args, key=key, pure=False, retries=0, priority=self.priority
+            guarded, task.function, task.args, key=key, pure=False, retries=0, priority=self.priority, **bound
         )
 
-    def _watch(self, lonely_since: float | None) -> float | None:
+    def _watch(self, lonely_since: float | None, *, light: bool) -> float | None:
         if self.client.status not in ("running", "connecting"):
             raise ClusterError("the connection to the Dask scheduler is lost; run again to continue")
-        if self.client.nthreads():
+        if self.threads(light=light):
             return None
         now = time.monotonic()
         if lonely_since is not None and now - lonely_since > self.wait_s:
@@ -318,8 +343,6 @@ class Pool:
 def _host() -> tuple[str, int]:
     import platform
 
-    from geounet.engine.cluster import cores
-
     return platform.node(), cores()
 
 
@@ -338,7 +361,7 @@ class InlinePool:
         self.on_event: Callable[[str, dict[str, Any]], None] = lambda _event, _details: None
         self._random = None if shuffle is None else random.Random(shuffle)  # noqa: S311 - an order, not a secret
 
-    def threads(self) -> int:
+    def threads(self, *, light: bool = False) -> int:
         """Return 1."""
         return 1
 
@@ -354,7 +377,11 @@ class InlinePool:
         """Do nothing: nobody waits."""
 
     def run(
-        self, tasks: Iterable[Task], follow: Callable[[Outcome], Iterable[Task]] | None = None
+        self,
+        tasks: Iterable[Task],
+        follow: Callable[[Outcome], Iterable[Task]] | None = None,
+        *,
+        light: bool = False,
     ) -> Iterator[Outcome]:
         """Yield the outcome of every task; what a task raises, this raises."""
         waiting = deque(tasks)
@@ -369,7 +396,7 @@ class InlinePool:
 
 
 class PoolExecutor:
-    """The pool as a `geounet.types.Executor`.
+    """The pool as a `geounet.types.Executor`, for work that needs no network.
 
     Parameters
     ----------
@@ -392,7 +419,7 @@ class PoolExecutor:
             If an item fails for good.
         """
         tasks = [Task(f"{label}-{index}", function, (item,)) for index, item in enumerate(items)]
-        for done, outcome in enumerate(self._pool.run(tasks), start=1):
+        for done, outcome in enumerate(self._pool.run(tasks, light=True), start=1):
             if outcome.error is not None:
                 raise GeounetError(f"{outcome.task.name}: {outcome.error}")
             self._progress(label, done, len(tasks))

@@ -466,8 +466,8 @@ def test_pool_gives_up_on_a_poisonous_task_only() -> None:
     from geounet.engine.cluster import connect
     from geounet.engine.pool import Pool, Task
 
-    with connect(Cluster(workers=2), "cpu") as (client, _):
-        pool = Pool(client)
+    with connect(Cluster(workers=2), "cpu") as connection:
+        pool = Pool(connection.client)
         tasks = [Task(f"t{i}", _poison if i == 3 else _square, (i,)) for i in range(12)]
         outcomes = {o.task.name: o for o in pool.run(tasks)}
     assert outcomes.pop("t3").error is not None
@@ -489,8 +489,38 @@ def test_pool_waits_for_workers_then_names_the_loss() -> None:
     from geounet.engine.pool import Pool, Task
     from geounet.errors import ClusterError
 
-    with connect(Cluster(workers=1), "cpu") as (client, _):
-        pool = Pool(client, wait_s=2)
-        threading.Timer(1.0, lambda: client.cluster.scale(0)).start()
+    with connect(Cluster(workers=1), "cpu") as connection:
+        pool = Pool(connection.client, wait_s=2)
+        threading.Timer(1.0, lambda: connection.client.cluster.scale(0)).start()
         with pytest.raises(ClusterError, match="no worker"):
             list(pool.run([Task("long", time.sleep, (60,))]))
+
+
+def test_helpers_come_for_vectors_and_are_kept_from_the_network() -> None:
+    from geounet.config.job import Cluster
+    from geounet.engine.cluster import connect
+    from geounet.engine.pool import Pool, PoolExecutor, Task
+
+    with connect(Cluster(workers=1, threads=2, helpers=1), "cpu") as connection:
+        pool = Pool(connection.client, helpers=connection.helpers)
+        network = {o.result for o in pool.run([Task(f"n{i}", _whoami, (i,)) for i in range(6)])}
+        assert (len(network), pool.threads(), pool.threads(light=True)) == (1, 1, 1)
+        executor = PoolExecutor(pool)
+        assert set(executor.map(_whoami, [0], "cell")) == network  # nothing waits, so nobody is called
+        drawing: set[int] = set()
+        deadline = time.monotonic() + 60
+        while len(drawing) < 2 and time.monotonic() < deadline:
+            drawing |= set(executor.map(_whoami, range(8), "cell"))
+        assert drawing > network
+        assert (pool.threads(), pool.share().threads(light=True)) == (1, 2)
+        again = [Task(f"n{i}", _whoami, (i,)) for i in range(12)]
+        assert {o.result for o in pool.run(again)} == network
+        # a helper that dies is a death like any other
+        (helper,) = drawing - network
+        os.kill(helper, signal.SIGKILL)
+        assert len(list(executor.map(_whoami, range(8), "cell"))) == 8
+
+
+def _whoami(_: int) -> int:
+    time.sleep(0.05)
+    return os.getpid()

@@ -45,12 +45,12 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run in this process, and without a cluster, what would be processes."""
     from geounet.batch import run as batch
     from geounet.cli.main import main
-    from geounet.engine.cluster import Layout
+    from geounet.engine.cluster import Connection, Layout
     from geounet.engine.pool import InlinePool
 
     @contextlib.contextmanager
     def connect(*_: Any) -> Iterator[Any]:
-        yield None, Layout(1, 1)
+        yield Connection(None, Layout(1, 1))
 
     def launch(given: Sequence[str], **_: Any) -> harness.Ended:
         module, arguments = given[2], list(given[3:])
