@@ -28,7 +28,7 @@ from geounet.vector.confidence import sums
 from geounet.vector.source import U8, Plane, ProbabilityPlane
 from geounet.vector.trace import I32, I64, Bools, Pieces, chain_order, corners, trace
 
-PLAN_VERTICES = 250_000
+PLAN_VERTICES = 50_000
 """Vertices of a plan of components that cross cells; a single component may have more."""
 
 TABLE = ("first", "value", "count", "total", "counted")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import shapely
 
-from geounet.vector.features import from_shapely
+from geounet.vector.features import from_shapely, to_shapely
 from geounet.vector.outlines import clear, regular
 from geounet.vector.outlines.direction import dominant, harmonised
 from geounet.vector.outlines.divide import FREE, Prices, divide, farthest
@@ -167,6 +167,35 @@ def test_the_gate() -> None:
     spike = shapely.Polygon([(0, 0), (20, 0), (20, 9), (30, 10), (20, 11), (20, 20), (0, 20)])
     outlines = np.array([shapely.box(0, 0, 20, 18), shapely.box(0, 0, 20, 16), bow, None, spike, raw[0]], dtype=object)
     assert passes(raw, outlines, 4.5).tolist() == [True, False, False, False, False, True]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_gate_is_the_hausdorff_distance(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    raw, outlines = [], []
+    for _ in range(60):
+        angle = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(8, 60))))
+        ring = np.column_stack([np.cos(angle), np.sin(angle)]) * rng.uniform(17, 20, (len(angle), 1))
+        hole = shapely.Point(0, 0).buffer(5).exterior.coords
+        raw.append(shapely.Polygon(ring, [hole]))
+        outlines.append(shapely.Polygon(ring + rng.normal(0, 0.5, ring.shape), [hole] if rng.random() < 0.9 else []))
+    ones, others = np.array(raw, dtype=object), np.array(outlines, dtype=object)
+    apart = shapely.hausdorff_distance(shapely.boundary(ones), shapely.boundary(others))
+    plain = passes(ones, others, None)
+    assert 0.5 < plain.mean() < 1
+    for reach in np.quantile(apart, [0.2, 0.5, 0.8]) + 1e-6:
+        assert np.array_equal(passes(ones, others, float(reach)), plain & (apart <= reach))
+
+
+def test_simplified_outlines_are_near(tmp_path: Any) -> None:
+    simpler = 0
+    for seed in range(20):
+        raw = to_shapely(*traced(blob(seed), tmp_path / str(seed)))
+        outlines, _ = simplified(raw, 2.0)
+        simpler += int((shapely.get_num_coordinates(outlines) < shapely.get_num_coordinates(raw)).sum())
+        apart = shapely.hausdorff_distance(shapely.boundary(raw), shapely.boundary(outlines))
+        assert (apart <= 2.0 + 1e-9).all()
+    assert simpler > 5
 
 
 def test_what_simplifying_would_spoil_stays_raw() -> None:

@@ -24,6 +24,9 @@ FREE = 8
 ROOM = 500_000
 """Entries of the largest array."""
 
+ALIKE = 32
+"""Rings whose numbers of candidates differ by less are divided together: few of them cost more calls than work."""
+
 BENT = np.sin(np.radians(12))
 """Free edges bend from those beside them at least so much (sine)."""
 
@@ -89,7 +92,7 @@ def divide(rings: Rings, found: Candidates, first: I64, angle: F64 | None, price
     while at < len(order):
         # Rings of about the same number of candidates go together; the results do not depend on the company.
         least = int(found.sizes[order[at]])
-        width = least + 1 + least // 4
+        width = least + 1 + max(least // 4, ALIKE)
         count = int(np.searchsorted(found.sizes[order[at:]], width, side="right"))
         count = min(count, max(1, ROOM // (width * (9 if angle is not None else 1))))
         some = order[at : at + count]
@@ -201,9 +204,10 @@ def _divide(
     bent = np.zeros((count, width), dtype=np.int8)
     heading = np.zeros((2, count, width))  # of the best free edge that ends at a corner
     each = np.arange(count)
+    labels = np.arange(states)
     for j in range(1, width):
-        costs = _costs(moments, places, j, prices, angle is not None)
-        total = entered[:, :j] + costs
+        total = _costs(moments, places, j, prices, angle is not None)
+        total += entered[:, :j]
         if angle is not None:
             chord = places[:, :, j, None] - places[:, :, :j]
             chord /= np.maximum(np.hypot(*chord), 1e-9)
@@ -213,7 +217,7 @@ def _divide(
             least[:, 0] = 0.0
             total[:, :, FREE] += least
         came[:, j] = total.argmin(axis=1)
-        best[:, j] = np.take_along_axis(total, came[:, j][:, None].astype(np.int64), axis=1)[:, 0]
+        best[:, j] = total[each[:, None], came[:, j], labels]
         turned = best[:, j, :, None] + turns
         if angle is not None:
             began = came[:, j, FREE]
