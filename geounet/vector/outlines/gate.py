@@ -49,7 +49,8 @@ def _within(ones: Geometries, others: Geometries, reach: float) -> Bools:
     shapely.prepare(boundary)
     points, owner = shapely.get_coordinates(ones, return_index=True)
     near = shapely.dwithin(shapely.points(points), boundary[owner], reach)
-    return np.bincount(owner[~near], minlength=len(ones)) == 0
+    near_all: Bools = np.bincount(owner[~near], minlength=len(ones)) == 0
+    return near_all
 
 
 def simplified(raw: Geometries, tolerance: float) -> tuple[Geometries, Bools]:
