@@ -119,7 +119,11 @@ def _takes_keys(function: Any) -> Any:
     help="Repeatable.  [default: by the ending of --out]",
 )
 @click.option("--cell", type=click.IntRange(min=1), help="Side of a vector cell, px; bounds memory.  [default: 1024]")
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Processes, at most one for two cells.  [default: as many as there are cores]",
+)
 @click.option("--overwrite", is_flag=True, help="Replace output files.")
 @json_option
 @_takes_keys
@@ -135,7 +139,7 @@ def vectorize(
     preset: str,
     formats: tuple[str, ...],
     cell: int | None,
-    workers: int,
+    workers: int | None,
     overwrite: bool,
     as_json: bool,
     **keys: Any,
@@ -145,7 +149,7 @@ def vectorize(
     \b
       $ geounet vectorize mask.tif --out buildings.gpkg --kind buildings --class 1
       $ geounet vectorize road_prob.tif --out roads.gpkg --kind roads --threshold 0.5
-      $ geounet vectorize landcover.tif --out landcover.gpkg --kind landcover --min-area-m2 100 --workers 4
+      $ geounet vectorize landcover.tif --out landcover.gpkg --kind landcover --min-area-m2 100
       $ geounet vectorize results/*/*_mask.tif --mosaic --out town.gpkg --kind buildings --kind roads
 
     What is nodata in the raster never becomes a feature. The GeoPackage holds styles and a QGIS project.
@@ -154,6 +158,7 @@ def vectorize(
     given = {key: value for key, value in keys.items() if value is not None}
     _check(chosen, given, rasters, class_, classes, threshold, mosaic)
 
+    from geounet.engine.cluster import cores
     from geounet.vector.request import DEFAULT_CELL
     from geounet.vector.standalone import Order, vectorize
 
@@ -172,7 +177,7 @@ def vectorize(
         preset=preset,
         formats=tuple(dict.fromkeys(formats)) or (ending,),
         cell=cell or DEFAULT_CELL,
-        workers=workers,
+        workers=workers or cores(),
         overwrite=overwrite,
     )
     result = vectorize(order)

@@ -130,6 +130,18 @@ def geopackage(request: VectorRequest, executor: Executor, notes: Sequence[str] 
     return result
 
 
+def cells(request: VectorRequest) -> int:
+    """Return how many cells the raster of a request has.
+
+    Raises
+    ------
+    VectorError
+        If it cannot be read.
+    """
+    ground = _ground(request)
+    return CellGrid(ground.rows, ground.cols, request.cell).count
+
+
 def _contents(request: VectorRequest, layers: Sequence[LayerContent], ground: Ground) -> Contents:
     corners = ground.to_map(np.array([(x, y) for x in (0, ground.cols) for y in (0, ground.rows)]))
     (xmin, ymin), (xmax, ymax) = (tuple(corners.min(axis=0)), tuple(corners.max(axis=0)))

@@ -18,7 +18,7 @@ from geounet.config.problems import problems
 from geounet.errors import JobError, OutputExistsError, VectorError
 from geounet.types import Executor
 from geounet.vector.backdrop import MOST, Backdrop, probability
-from geounet.vector.build import ProcessExecutor, SerialExecutor, geopackage
+from geounet.vector.build import ProcessExecutor, SerialExecutor, cells, geopackage
 from geounet.vector.ingest import Ingested, class_for, find_class, ingest_probability, ingest_several
 from geounet.vector.mosaic import Piece, mosaic
 from geounet.vector.request import DEFAULT_CELL, VectorRequest
@@ -53,6 +53,8 @@ class Order:
         The rasters hold probabilities, and the class is where they reach this.
     band
         1-based; none: the first, or the one named as the class.
+    workers
+        Processes at most; there is one for two cells, since each takes a second or two to start.
     """
 
     rasters: Sequence[Path]
@@ -106,8 +108,9 @@ def vectorize(order: Order) -> dict[str, Any]:
             notes = made.notes
         with ExitStack() as stack:
             executor: Executor = SerialExecutor()
-            if order.workers > 1:
-                executor = stack.enter_context(ProcessExecutor(order.workers))
+            workers = min(order.workers, cells(request) // 2)
+            if workers > 1:
+                executor = stack.enter_context(ProcessExecutor(workers))
             return geopackage(request, executor, notes)
 
 
