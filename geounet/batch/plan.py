@@ -25,8 +25,9 @@ def plan_job(job: Job, *, timing: bool = True) -> list[dict[str, Any]]:
 
     Each has `name`, `model`, `networks` (members of an ensemble; time and memory are those of all) and `state`:
     `refused` (with `error`), `done`, or `planned` with `grid`, `device`, `precision`, `batch`, `workers`, `threads`,
-    `blocks_done`, `memory_bytes`, `work_bytes`, `output_bytes`, `seconds`. Where a mosaic of all scenes is asked for,
-    `mosaic_work_bytes` and `mosaic_bytes` are what the scene adds to it, while it is made and when done.
+    `helpers` (processes that come for vectors), `blocks_done`, `memory_bytes` of a worker, `work_bytes`,
+    `output_bytes`, `seconds`. Where a mosaic of all scenes is asked for, `mosaic_work_bytes` and `mosaic_bytes` are
+    what the scene adds to it, while it is made and when done.
 
     Raises
     ------
@@ -70,6 +71,7 @@ def plan_job(job: Job, *, timing: bool = True) -> list[dict[str, Any]]:
             batch=recipe.batch,
             workers=layout.workers,
             threads=layout.threads,
+            helpers=layout.helpers if plan.layers is not None else 0,
             blocks_done=len(ledger.receipts("infer")),
             memory_bytes=figures.memory_bytes,
             work_bytes=figures.work_bytes,

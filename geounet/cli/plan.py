@@ -51,6 +51,8 @@ def show_plan(job: Job, as_json: bool) -> int:
 
 
 def _lines(entry: dict[str, Any]) -> list[str]:
+    from geounet.engine.cluster import HELPER_BYTES
+
     if entry["state"] == "refused":
         return [f"{entry['name']}: refused: {entry['error']}"]
     if entry["state"] == "done":
@@ -63,13 +65,14 @@ def _lines(entry: dict[str, Any]) -> list[str]:
         f"{grid['tiles']} tiles of {grid['tile']} px, overlap {grid['overlap']}, in {grid['blocks']} blocks{continued}"
     )
     processes = f"{entry['workers']} workers × {entry['threads']} threads"
+    more = f", up to {_size(HELPER_BYTES)} each of {entry['helpers']} more for vectors" if entry["helpers"] else ""
     members = f" ({entry['networks']} networks a tile)" if entry["networks"] > 1 else ""
     size = f"{grid['scene_grid'][1]} × {grid['scene_grid'][0]} px{resampled}"
     return [
         f"{entry['name']}: {size}, model {entry['model']}{members}",
         f"  {tiles}; {grid['inferred_per_pixel']:.2f} px inferred per px",
         f"  {entry['device']}, {entry['precision']}, batch {entry['batch']}, {processes}{time_}",
-        f"  memory about {_size(entry['memory_bytes'])} a worker",
+        f"  memory about {_size(entry['memory_bytes'])} a worker{more}",
         f"  disk at most {_size(entry['work_bytes'])} while running, {_size(entry['output_bytes'])} when done",
     ]
 
