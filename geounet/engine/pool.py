@@ -205,7 +205,7 @@ class Pool:
     ) -> Iterator[Outcome]:
         """Yield the outcome of every task, in any order; `follow` returns the tasks that an outcome unlocks.
 
-        None of `light` tasks needs the network, so helpers do them, too; they are called where tasks would wait.
+        None of `light` tasks needs the network, so helpers do them, too; they are called where there are more than the workers take at once.
 
         Raises
         ------
@@ -218,7 +218,7 @@ class Pool:
         running: dict[Any, Task] = {}
         finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
         lonely_since: float | None = None
-        if light and self.helpers is not None and len(waiting) > self.threads():
+        if light and self.helpers is not None and len(waiting) > self.window():
             self.helpers.call()
         window = self.window(light=light)
         refreshed = time.monotonic()
