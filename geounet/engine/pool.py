@@ -205,8 +205,8 @@ class Pool:
     ) -> Iterator[Outcome]:
         """Yield the outcome of every task, in any order; `follow` returns the tasks that an outcome unlocks.
 
-        None of `light` tasks needs the network, so helpers do them, too. They are called where there are more tasks than
-        the workers take at once.
+        None of `light` tasks needs the network, so helpers do them, too. They are called where there are more of them
+        than the workers take at once.
 
         Raises
         ------
