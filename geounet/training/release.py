@@ -23,7 +23,7 @@ from geounet.models.bundle import Bundle, load_bundle, save_bundle
 _MEASURES = ("miou", "accuracy", "iou", "precision", "recall", "pixels")
 
 
-def release(final: Path, measured: Path, out: Path, *, overwrite: bool = False) -> Bundle:
+def release(final: Path, measured: Path | str, out: Path, *, overwrite: bool = False) -> Bundle:
     """Write the bundle `out`: the weights of `final`, and the measures of `measured`.
 
     Parameters
@@ -82,7 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line of this module."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("final", type=Path, help="bundle of the training that had all scenes")
-    parser.add_argument("--measured", type=Path, required=True, help="bundle of the training that it started from")
+    parser.add_argument(
+        "--measured", required=True, help="bundle that it started from, or a bundled one's name"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the bundle")
     parser.add_argument("--overwrite", action="store_true")
     given = parser.parse_args(arguments)
