@@ -82,9 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line of this module."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("final", type=Path, help="bundle of the training that had all scenes")
-    parser.add_argument(
-        "--measured", required=True, help="bundle that it started from, or a bundled one's name"
-    )
+    parser.add_argument("--measured", required=True, help="bundle that it started from, or a bundled one's name")
     parser.add_argument("--out", type=Path, required=True, help="folder of the bundle")
     parser.add_argument("--overwrite", action="store_true")
     given = parser.parse_args(arguments)
