@@ -14,7 +14,7 @@ def keep_freed_memory() -> bool:
     """Have the C library keep what is freed for the next use, instead of giving it back to the system.
 
     A step of a training takes and frees gigabytes in blocks of many megabytes. By default glibc maps each block anew,
-    and the system clears each page at its first touch: a third of a training's time on two cores (docs/training.md).
+    and the system clears each page at its first touch: a quarter of a training's time on two cores (docs/training.md).
     Workers get the same by their environment (`geounet.engine.cluster`); this is for a process that already runs, and
     holds for what it takes from now on. Resident memory stays at its peak until the process ends.
 
