@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from geounet.config.document import read
 from geounet.config.job import Job
-from geounet.config.override import merge, nested, parse_override
+from geounet.config.override import Entries, merge, nested, parse_override
 from geounet.config.problems import problems
 from geounet.errors import JobError
 
@@ -104,14 +104,14 @@ def anchored(data: Mapping[str, Any], base: Path) -> dict[str, Any]:
         Folder that relative paths start from.
     """
     result = dict(data)
-    if isinstance(result.get("scenes"), list):
-        result["scenes"] = [_scene(entry, base) for entry in result["scenes"]]
+    if "scenes" in result:
+        result["scenes"] = _each(result["scenes"], lambda entry: _scene(entry, base))
     if "aoi" in result:
         result["aoi"] = resolved(result["aoi"], base)
     if "model" in result:
         result["model"] = _model(result["model"], base)
-    if isinstance(result.get("models"), list):
-        result["models"] = [_model(entry, base) for entry in result["models"]]
+    if "models" in result:
+        result["models"] = _each(result["models"], lambda entry: _model(entry, base))
     if isinstance(result.get("outputs"), dict):
         result["outputs"] = outputs = dict(result["outputs"])
         if "folder" in outputs:
@@ -119,6 +119,15 @@ def anchored(data: Mapping[str, Any], base: Path) -> dict[str, Any]:
         if outputs.get("work") not in (None, "auto"):
             outputs["work"] = resolved(outputs["work"], base)
     return result
+
+
+def _each(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a list, or what is set of its entries, with `change` done to each."""
+    if isinstance(value, list):
+        return [change(entry) for entry in value]
+    if isinstance(value, Entries):
+        return Entries({index: change(entry) for index, entry in value.items()})
+    return value
 
 
 def is_remote(path: str) -> bool:
@@ -132,7 +141,7 @@ def _with_overrides(
     for text in overrides:
         path, value = parse_override(text)
         # `model` and `models` exclude each other: setting one replaces the other.
-        other = {"model": "models", "models": "model"}.get(path[0])
+        other = {"model": "models", "models": "model"}.get(str(path[0]))
         data = {key: kept for key, kept in data.items() if key != other}
         data = merge(data, anchored(nested(path, value), Path.cwd()))
         origins = {key: origin for key, origin in origins.items() if key[: len(path)] != path}
@@ -182,8 +191,8 @@ def _model(value: Any, base: Path) -> Any:
 
 
 def _scene(entry: Any, base: Path) -> Any:
-    if isinstance(entry, dict) and isinstance(entry.get("files"), list):
-        return {**entry, "files": [resolved(file, base) for file in entry["files"]]}
+    if isinstance(entry, dict) and "files" in entry:
+        return {**entry, "files": _each(entry["files"], lambda file: resolved(file, base))}
     if not isinstance(entry, str) or not entry or is_remote(entry) or Path(entry).is_absolute() or entry[0] == "~":
         return resolved(entry, base)
     # In a pattern, brackets in the name of the job's own folder are no pattern.

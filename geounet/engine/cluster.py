@@ -106,7 +106,9 @@ def _helpers(cluster: Cluster, workers: int, threads: int) -> int:
         return cluster.helpers
     from distributed.system import MEMORY_LIMIT
 
-    return min(workers * (threads - 1), int(MEMORY_LIMIT) // 4 // HELPER_BYTES)
+    # Threads in excess of the cores are no room for more.
+    idle = max(0, min(workers * (threads - 1), cores() - workers))
+    return min(idle, int(MEMORY_LIMIT) // 4 // HELPER_BYTES)
 
 
 class Helpers:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from geounet.config.load import load_job
-from geounet.config.override import merge, parse_override
+from geounet.config.override import merge, nested, parse_override
+from geounet.config.train import TrainJob
 from geounet.errors import JobError
 
 
@@ -56,6 +57,11 @@ def test_values_are_read_as_their_key_wants(text: str, path: str, value: Any) ->
         ("tiling.tyle=5", "unknown key tiling.tyle; did you mean tiling.tile?"),
         ("tiling.tile.x=5", "unknown key tiling.tile.x; tiling.tile has no keys below it"),
         ("tiling.tile=[", "the value is not YAML"),
+        ("tiling[0].tile=5", "tiling takes no list"),
+        ("scenes[0][1]=a.tif", "scenes[0] takes no list"),
+        ("scenes[-1]=a.tif", "expected key=value"),
+        ("scenes[x]=a.tif", "expected key=value"),
+        ("scenes[0].nam=a", "unknown key scenes[0].nam; did you mean scenes[0].name?"),
     ],
 )
 def test_what_cannot_be_set(text: str, message: str) -> None:
@@ -70,6 +76,27 @@ def test_sections_are_merged_and_words_replaced() -> None:
     assert merge(data, {"vector": {"cell": 7}})["vector"] == {"cell": 7}
     assert merge({"tiling": {"tile": 64}}, {"tiling": None}) == {"tiling": None}
     assert data == {"vector": "none", "tiling": {"tile": 64, "overlap": 8}}
+
+
+def test_entries_of_lists_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse_override("scenes[1].name=a, b") == (("scenes", 1, "name"), "a, b")
+    assert parse_override("data [0] . labels[2].files=a,b", TrainJob) == (("data", 0, "labels", 2, "files"), ["a", "b"])
+    file = tmp_path / "jobs" / "job.yaml"
+    file.parent.mkdir()
+    file.write_text("scenes: [a.tif, {files: [b.tif, c.tif]}]\nmodel: demo\n")
+    monkeypatch.chdir(tmp_path)
+    job = load_job(file, ["scenes[0]=d.tif", "scenes[1].files[1]=e.tif", "scenes[1].name=x"])
+    assert job.scenes[0] == str(tmp_path / "d.tif")
+    other = job.scenes[1]
+    assert not isinstance(other, str)
+    assert (other.files, other.name) == ([str(tmp_path / "jobs/b.tif"), str(tmp_path / "e.tif")], "x")
+    with pytest.raises(JobError, match=r"^--set scenes\[2\]: scenes has 2 entries, counted from 0$"):
+        load_job(file, ["scenes[2]=d.tif"])
+    with pytest.raises(JobError, match=r"^--set models\[0\]: models is no list here$"):
+        load_job(file, ["models[0]=demo"])
+    # Numbers as keys of a value are no entries of a list.
+    merged = merge({"data": [{"values": {1: "a"}}]}, nested(("data", 0, "values"), {2: "b"}))
+    assert merged == {"data": [{"values": {1: "a", 2: "b"}}]}
 
 
 @pytest.fixture

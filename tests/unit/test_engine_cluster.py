@@ -22,6 +22,8 @@ from geounet.engine.cluster import HELPER_BYTES, Helpers, Layout, local_layout
         (16, [], {"workers": 1, "threads": 1}, Layout(1, 1)),
         (2, [], {"helpers": 0}, Layout(1, 2)),
         (2, [], {"helpers": 3}, Layout(1, 2, helpers=3)),
+        (2, [], {"threads": 8}, Layout(1, 8, helpers=1)),
+        (2, [], {"workers": 4, "threads": 2}, Layout(4, 2)),
     ],
 )
 def test_every_core_has_work(
