@@ -2,11 +2,13 @@
 #
 #   PYTHON       the Python that makes the environment          make demo PYTHON=python3.12
 #   VENV         where the environment lies                     make demo VENV=/tmp/venv
+#   JOBS         test files at a time, each in its process      make test JOBS=1
 #   PYTEST_ARGS  passed to pytest                               make test PYTEST_ARGS="-k grid -x"
 
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
+JOBS ?= 2
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
@@ -36,7 +38,7 @@ demo: $(RUNTIME)
 	$(BIN)/geounet demo $(DEMO)/
 
 test: lint
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(TOOLS)
 	$(BIN)/ruff check .

@@ -20,7 +20,8 @@ _PART = re.compile(r"([^\[\]]+)((?:\[\d+\])*)")
 def parse_override(text: str, root: type[BaseModel] = Job) -> tuple[tuple[str | int, ...], Any]:
     """Return the path and the value of `key.sub=value` or `key[0].sub=value`, a key of `root`.
 
-    The value is YAML; where the key takes text only it is taken as it stands, and where it takes a list, `1,2` is one.
+    The value is YAML; where the key takes a list, `1,2` is one. Where it takes text only, that is taken as it stands;
+    no text is none, and so is null where the key may be left out.
 
     Raises
     ------
@@ -61,7 +62,7 @@ def _value(raw: str, annotation: Any) -> Any:
     scalars = [m for m in alternatives(annotation) if get_origin(m) is None and m is not type(None)]
     listed = entries(annotation)
     if raw in words(annotation) or (scalars == [str] and not listed):
-        return raw or None
+        return None if raw == "" or (raw == "null" and type(None) in alternatives(annotation)) else raw
     if not listed or raw.startswith(("[", "{")) or raw == "":
         return parse(raw)
     texts = str in listed and int not in listed

@@ -216,6 +216,7 @@ class Pool:
             If the model cannot be used: no other task would fare better.
         """
         waiting: deque[Task] = deque(tasks)
+        suspects: deque[Task] = deque()
         running: dict[Any, Task] = {}
         finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
         lonely_since: float | None = None
@@ -224,11 +225,10 @@ class Pool:
         window = self.window(light=light)
         refreshed = time.monotonic()
         try:
-            while waiting or running:
+            while waiting or suspects or running:
                 if self.gate.closed.is_set():
                     raise ClusterError("the run was given up")
-                while waiting and len(running) < window and self.gate.enter(waiting[0]):
-                    task = waiting.popleft()
+                while len(running) < window and (task := self._admitted(waiting, suspects)):
                     future = self._submit(task, light=light)
                     running[future] = task
                     future.add_done_callback(finished.put)
@@ -254,7 +254,10 @@ class Pool:
                 outcome = self._judge(task, result, error)
                 future.release()
                 if outcome is None:
-                    (waiting.append if task.deaths >= ALONE else waiting.appendleft)(task)
+                    if task.deaths >= ALONE:
+                        suspects.append(task)
+                    else:
+                        waiting.appendleft(task)
                     continue
                 if follow is not None:
                     for unlocked in follow(outcome):
@@ -263,10 +266,20 @@ class Pool:
         finally:
             for task in running.values():
                 self.gate.leave(task)
-            for task in waiting:
+            for task in suspects:
                 self.gate.withdraw(task)
             if running:
                 self.client.cancel(list(running), force=True)
+
+    def _admitted(self, waiting: deque[Task], suspects: deque[Task]) -> Task | None:
+        """Take the next task that the gate lets pass: suspects come last, or where one of them holds up the others.
+
+        Each has its own queue: behind a task that waits for it, a suspect would wait for that one in turn.
+        """
+        for tasks in (waiting, suspects):
+            if tasks and self.gate.enter(tasks[0]):
+                return tasks.popleft()
+        return None
 
     def _submit(self, task: Task, *, light: bool) -> Any:
         # A key of its own for each attempt: on a shared scheduler an erred key would be answered from memory.

@@ -184,7 +184,6 @@ def start(scene: Path | list[Path], bundle: Bundle, out: Path, *settings: str) -
         stderr=subprocess.PIPE,
         text=True,
         # A shell that runs the tests in the background has its children ignore interrupts.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         process_group=0,
     )
 

@@ -10,7 +10,7 @@ import pytest
 
 from geounet.batch.overlap import IN_FLIGHT, run_all
 from geounet.batch.tally import Tally
-from geounet.engine.pool import ALONE, Gate, InlinePool, Pool, Task
+from geounet.engine.pool import Gate, InlinePool
 from geounet.engine.scene import Silent
 from geounet.errors import ClusterError, GeounetError, SceneError
 
@@ -131,93 +131,6 @@ def test_an_interrupt_ends_what_waits_in_threads() -> None:
     with pytest.raises(KeyboardInterrupt):
         list(run_all(scenes, pool, None, Silent()))
     assert not world.started["c"].is_set()
-
-
-def test_a_suspect_is_alone_on_the_cluster() -> None:
-    gate = Gate()
-    innocent, other = Task("a", print, ()), Task("b", print, ())
-    suspects = [Task(name, print, (), deaths=ALONE) for name in "cd"]
-    assert gate.enter(innocent)
-    assert not gate.enter(suspects[0]), "somebody is there"
-    assert not gate.enter(other), "a suspect waits"
-    gate.leave(innocent)
-    assert gate.enter(suspects[0])
-    assert not gate.enter(other)
-    assert not gate.enter(suspects[1])
-    gate.leave(suspects[0])
-    gate.withdraw(suspects[1])
-    assert gate.enter(other)
-
-
-class Answer:
-    """Stands for a future that is done, lost, slow or done again."""
-
-    def __init__(self, *lives: str) -> None:
-        self.lives, self.key, self.looks = list(lives), "key", 0
-        self.callbacks: list[Any] = []
-
-    @property
-    def status(self) -> str:
-        return "finished" if self.lives[0] != "lost" else "lost"
-
-    def done(self) -> bool:
-        return self.lives[0] != "lost"
-
-    def add_done_callback(self, call: Any) -> None:
-        if self.looks and self.lives[0] == "lost":
-            self.lives.pop(0)  # the task is done again
-        self.looks += 1
-        call(self)
-
-    def result(self, timeout: float) -> str:
-        if self.lives[0] == "slow":
-            self.lives.pop(0)
-            raise TimeoutError
-        return "receipt"
-
-    def release(self) -> None:
-        """Nothing to do."""
-
-
-class Client:
-    """Gives the same future for every task."""
-
-    status = "running"
-
-    def __init__(self, answer: Answer) -> None:
-        self.answer, self.submitted = answer, 0
-
-    def nthreads(self) -> dict[str, int]:
-        return {"worker": 1}
-
-    def submit(self, *_: Any, **__: Any) -> Answer:
-        self.submitted += 1
-        return self.answer
-
-    def cancel(self, *_: Any, **__: Any) -> None:
-        """Nothing to do."""
-
-
-@pytest.mark.parametrize("lives", [("done",), ("lost", "done"), ("slow", "slow", "done"), ("lost", "slow", "done")])
-def test_a_receipt_that_is_lost_or_slow_is_awaited_and_no_death(lives: tuple[str, ...]) -> None:
-    client = Client(Answer(*lives))
-    pool = Pool(client)
-    (outcome,) = pool.run([Task("a", print, ())])
-    assert outcome.result == "receipt"
-    assert (pool.deaths, client.submitted) == (0, 1)
-
-
-def test_a_closed_pool_waits_for_nothing() -> None:
-    class Never(Answer):
-        def add_done_callback(self, call: Any) -> None:
-            """Nothing will come."""
-
-    pool = Pool(Client(Never("done")))
-    other = pool.share()
-    threading.Timer(0.2, pool.close).start()
-    with pytest.raises(ClusterError, match="given up"):
-        list(other.run([Task("a", print, ())]))
-    assert other.gate.enter(Task("b", print, (), deaths=ALONE)), "nothing is left at the gate"
 
 
 def test_progress_of_several_scenes_is_one() -> None:

@@ -36,6 +36,8 @@ from geounet.errors import JobError
         ("name=2024", "name", "2024"),
         ("name=a=b: c", "name", "a=b: c"),
         ("name=", "name", None),
+        ("name=null", "name", "null"),
+        ("cluster.address=null", "cluster.address", None),
         ("outputs.probability=yes", "outputs.probability", True),
         ("cluster.address=tcp://10.0.0.1:8786", "cluster.address", "tcp://10.0.0.1:8786"),
         ("predict.device=cuda:1", "predict.device", "cuda:1"),

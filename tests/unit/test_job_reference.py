@@ -20,8 +20,9 @@ LEAVES = {"BandSet", "Chance", "Kind", "Not"}
 HEAD = """# The job file
 
 Every key of a job file, in YAML. Paths start at the job file's folder; on the command line they start at the current
-one, and any key can be set with `--set key.sub=value`. Unknown keys are errors. `geounet schema` prints the JSON
-schema, `geounet check JOB.yaml` validates a file without reading a scene.
+one, and any key can be set with `--set key.sub=value`, entries of lists by their number, from 0: `--set
+'scenes[0].name=north'`. Unknown keys are errors. `geounet schema` prints the JSON schema, `geounet check JOB.yaml`
+validates a file without reading a scene.
 
 | key | default | what |
 | --- | --- | --- |

@@ -157,7 +157,7 @@ def test_scripts_are_valid_and_executable(script: str) -> None:
 def test_make_tests_after_linting_and_adds_the_tools_to_the_demos_environment(tmp_path: Path) -> None:
     def steps(target: str) -> str:
         result = subprocess.run(
-            ["make", "-n", target, f"VENV={tmp_path}/venv", "PYTEST_ARGS=-k word"],
+            ["make", "-n", target, f"VENV={tmp_path}/venv", "JOBS=3", "PYTEST_ARGS=-k word"],
             cwd=ROOT, capture_output=True, text=True, check=True,
         )  # fmt: skip
         return result.stdout
@@ -172,7 +172,7 @@ def test_make_tests_after_linting_and_adds_the_tools_to_the_demos_environment(tm
         "ruff check .",
         "ruff format --check .",
         "mypy",
-        "-m pytest -k word",
+        "-m pytest -n 3 --dist loadfile --no-loadscope-reorder -k word",
     ]
     assert sorted(order, key=test.index) == order
     for target in ("lint", "bench", "lock", "clean", "help"):

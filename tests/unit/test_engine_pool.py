@@ -1,0 +1,208 @@
+"""The pool on clusters that are made up: who may pass, who dies, what is lost."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import pytest
+from distributed import CancelledError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from geounet.engine import pool as module
+from geounet.engine.pool import ALONE, DEATHS, Gate, Outcome, Pool, Task
+from geounet.errors import ClusterError
+
+
+def test_a_suspect_is_alone_on_the_cluster() -> None:
+    gate = Gate()
+    innocent, other = Task("a", print, ()), Task("b", print, ())
+    suspects = [Task(name, print, (), deaths=ALONE) for name in "cd"]
+    assert gate.enter(innocent)
+    assert not gate.enter(suspects[0]), "somebody is there"
+    assert not gate.enter(other), "a suspect waits"
+    gate.leave(innocent)
+    assert gate.enter(suspects[0])
+    assert not gate.enter(other)
+    assert not gate.enter(suspects[1])
+    gate.leave(suspects[0])
+    gate.withdraw(suspects[1])
+    assert gate.enter(other)
+
+
+class Answer:
+    """Stands for a future that is done, lost, slow or done again."""
+
+    def __init__(self, *lives: str) -> None:
+        self.lives, self.key, self.looks = list(lives), "key", 0
+        self.callbacks: list[Any] = []
+
+    @property
+    def status(self) -> str:
+        return "finished" if self.lives[0] != "lost" else "lost"
+
+    def done(self) -> bool:
+        return self.lives[0] != "lost"
+
+    def add_done_callback(self, call: Any) -> None:
+        if self.looks and self.lives[0] == "lost":
+            self.lives.pop(0)  # the task is done again
+        self.looks += 1
+        call(self)
+
+    def result(self, timeout: float) -> str:
+        if self.lives[0] == "slow":
+            self.lives.pop(0)
+            raise TimeoutError
+        return "receipt"
+
+    def release(self) -> None:
+        """Nothing to do."""
+
+
+class Client:
+    """Gives the same future for every task."""
+
+    status = "running"
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer, self.submitted = answer, 0
+
+    def nthreads(self) -> dict[str, int]:
+        return {"worker": 1}
+
+    def submit(self, *_: Any, **__: Any) -> Answer:
+        self.submitted += 1
+        return self.answer
+
+    def cancel(self, *_: Any, **__: Any) -> None:
+        """Nothing to do."""
+
+
+@pytest.mark.parametrize("lives", [("done",), ("lost", "done"), ("slow", "slow", "done"), ("lost", "slow", "done")])
+def test_a_receipt_that_is_lost_or_slow_is_awaited_and_no_death(lives: tuple[str, ...]) -> None:
+    client = Client(Answer(*lives))
+    pool = Pool(client)
+    (outcome,) = pool.run([Task("a", print, ())])
+    assert outcome.result == "receipt"
+    assert (pool.deaths, client.submitted) == (0, 1)
+
+
+def test_a_closed_pool_waits_for_nothing() -> None:
+    class Never(Answer):
+        def add_done_callback(self, call: Any) -> None:
+            """Nothing will come."""
+
+    pool = Pool(Client(Never("done")))
+    other = pool.share()
+    threading.Timer(0.2, pool.close).start()
+    with pytest.raises(ClusterError, match="given up"):
+        list(other.run([Task("a", print, ())]))
+    assert other.gate.enter(Task("b", print, (), deaths=ALONE)), "nothing is left at the gate"
+
+
+class Future:
+    """Stands for a task at a `Cluster`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = self.key = name
+        self.status = "pending"
+
+    def done(self) -> bool:
+        return self.status != "pending"
+
+    def add_done_callback(self, call: Any) -> None:
+        self.call = call
+
+    def end(self, status: str) -> None:
+        self.status = status
+        self.call(self)
+
+    def result(self, timeout: float) -> str:
+        return self.name
+
+    def exception(self, timeout: float) -> Exception:
+        return CancelledError(self.name)
+
+    def release(self) -> None:
+        """Nothing to do."""
+
+
+class Cluster:
+    """A client whose tasks end when somebody waits for one, in random order; some lose their worker first."""
+
+    status = "running"
+
+    def __init__(self, deaths: dict[str, int], seed: int) -> None:
+        self.left = dict(deaths)
+        self.died: dict[str, int] = {}
+        self.random = random.Random(seed)
+        self.there: list[Future] = []
+        self.waits = 0
+
+    def nthreads(self) -> dict[str, int]:
+        return {"worker": 2}
+
+    def submit(self, _guarded: Any, _function: Any, args: tuple[str], **_: Any) -> Future:
+        self.waits = 0
+        suspects = [f.name for f in self.there if self.died.get(f.name, 0) >= ALONE]
+        assert not suspects, "nothing comes to a suspect"
+        assert self.died.get(args[0], 0) < ALONE or not self.there, "a suspect comes to nothing"
+        self.there.append(Future(args[0]))
+        return self.there[-1]
+
+    def end_one(self) -> None:
+        if not self.there:
+            self.waits += 1
+            assert self.waits < 3, "nothing is at the cluster, and nothing comes"
+            return
+        future = self.there.pop(self.random.randrange(len(self.there)))
+        dies = self.left.get(future.name, 0) > 0
+        if dies:
+            self.left[future.name] -= 1
+            self.died[future.name] = self.died.get(future.name, 0) + 1
+        future.end("cancelled" if dies else "finished")
+
+    def cancel(self, *_: Any, **__: Any) -> None:
+        raise AssertionError("nothing is left at the cluster")
+
+
+def run_at(cluster: Cluster, tasks: Iterable[Task], follow: Any) -> list[Outcome]:
+    """Run tasks with a queue that has a task end when it is waited for: no threads, no time."""
+
+    class Ending(module.queue.SimpleQueue[Any]):
+        def get(self, block: bool = True, timeout: float | None = None) -> Any:
+            if self.empty():
+                cluster.end_one()
+            return super().get(block=False)
+
+    with mock.patch.object(module, "queue", SimpleNamespace(SimpleQueue=Ending, Empty=module.queue.Empty)):
+        return list(Pool(cluster).run(tasks, follow))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, DEATHS + 1), st.sampled_from([None, "follows", "urgent"])), max_size=12),
+    st.integers(0, 2**16),
+)
+def test_deaths_hold_up_nothing(plans: list[tuple[int, str | None]], seed: int) -> None:
+    """Whatever dies how often, and whatever it unlocks: every task ends once, and suspects run alone."""
+    deaths = {f"{i}{more}": count for i, (count, _) in enumerate(plans) for more in ("", "+")}
+    unlocks = {str(i): follows for i, (_, follows) in enumerate(plans) if follows}
+
+    def task(name: str, urgent: bool = False) -> Task:
+        return Task(name, print, (name,), urgent=urgent)
+
+    def follow(outcome: Outcome) -> list[Task]:
+        kind = unlocks.get(outcome.task.name)
+        return [task(f"{outcome.task.name}+", kind == "urgent")] if kind else []
+
+    outcomes = run_at(Cluster(deaths, seed), [task(str(i)) for i in range(len(plans))], follow)
+    assert sorted(o.task.name for o in outcomes) == sorted([*map(str, range(len(plans))), *(f"{i}+" for i in unlocks)])
+    assert {o.task.name for o in outcomes if o.error} == {
+        o.task.name for o in outcomes if deaths[o.task.name] >= DEATHS
+    }
