@@ -299,11 +299,15 @@ class Augment(Section):
     noise: Annotated[Ranged, Field(description="standard deviation of noise")] = None
     blur_px: Annotated[Ranged, Field(description="standard deviation of a Gaussian blur, px")] = None
     dropout: Annotated[Share, Field(description="chance of a band to be missing; at least one stays")] = 0.0
+    paste: Annotated[
+        Ranged, Field(description="share of the window that a rectangle of another one of its batch covers")
+    ] = None
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         lowest = {"scale": 1e-2, "contrast": 0.0, "gamma": 1e-2, "band_contrast": 0.0, "band_gamma": 1e-2}
         lowest |= {"saturation": 0.0, "mixing": 0.0, "noise": 0.0, "blur_px": 0.0}
+        lowest |= {"paste": 0.0}
         for name in type(self).model_fields:
             value = getattr(self, name)
             if isinstance(value, Elastic):
@@ -315,4 +319,6 @@ class Augment(Section):
             if found[0] > found[1] or found[0] < lowest.get(name, float("-inf")):
                 least = f", of at least {lowest[name]:g}" if name in lowest else ""
                 raise ValueError(f"{name}: found {found[0]:g} to {found[1]:g}, expected a lowest and a highest{least}")
+        if self.paste is not None and self.paste.range[1] > 1:
+            raise ValueError(f"paste: found {self.paste.range[1]:g}, expected a share of the window of at most 1")
         return self

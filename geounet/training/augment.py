@@ -18,6 +18,7 @@ from scipy import ndimage
 
 from geounet.config.data import Augment, Chance
 from geounet.training.warp import Shape, lattice_points
+from geounet.types import Rect
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,6 +71,22 @@ def draw_shape(rng: np.random.Generator, spec: Augment, size: int) -> Shape:
         amplitude = rng.uniform(low, high)
         bend = rng.standard_normal((2, points, points), dtype=np.float32) * np.float32(amplitude)
     return Shape(size, scale, angle, symmetry, bend, spacing)
+
+
+def draw_patch(rng: np.random.Generator, spec: Augment, size: int) -> Rect | None:
+    """Draw the rectangle of a window of `size` px that another window covers, or none.
+
+    Its area is drawn, its sides are between half and twice as long as each other. Method: CutMix (Yun et al. 2019),
+    for segmentation after French et al. 2020.
+    """
+    share = _draw(rng, spec.paste, neutral=0.0)
+    ratio = math.exp(rng.uniform(-0.5, 0.5) * math.log(2))
+    rows = min(round(size * math.sqrt(share) * ratio), size)
+    cols = min(round(size * math.sqrt(share) / ratio), size)
+    if not rows or not cols:
+        return None
+    row, col = int(rng.integers(size - rows + 1)), int(rng.integers(size - cols + 1))
+    return Rect(row, col, row + rows, col + cols)
 
 
 def recoloured(values: Floats, valid: NDArray[np.bool_], rng: np.random.Generator, spec: Augment, ranges: Ranges,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from geounet.config.data import Augment, Sampling
 from geounet.labels.values import IGNORED
-from geounet.training.augment import Ranges, draw_shape, normalised, recoloured
+from geounet.training.augment import Ranges, draw_patch, draw_shape, normalised, recoloured
 from geounet.training.places import Places
 from geounet.training.sources import Source
 from geounet.training.splits import Side, Sides
@@ -114,7 +114,11 @@ class Samples:
         With several processes or batches a step, count them all: `(step * accumulate + k) * processes + rank`.
         """
         size = self._sampling.batch
-        return _stacked([self.window(step * size + k) for k in range(size)])
+        batch = _stacked([self.window(step * size + k) for k in range(size)])
+        images, labels = batch.images.copy(), batch.labels.copy()
+        for k in range(size):
+            self._paste(batch, step * size + k, k, images[k], labels[k])
+        return Batch(images, labels, batch.windows)
 
     def window(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.uint8], Window]:
         """Return window number `index`: image `(bands, size, size)`, labels `(size, size)`, and where it lies."""
@@ -125,6 +129,18 @@ class Samples:
         found, where = self._draw(rng, section, draw_shape(rng, augment, self._sampling.size))
         image = recoloured(found.values, found.valid, rng, augment, self._scenes.ranges, self._scenes.fill)
         return image, _known(found), where
+
+    def _paste(self, batch: Batch, index: int, k: int, image: NDArray[np.float32], labels: NDArray[np.uint8]) -> None:
+        """Cover a rectangle of window `k` by the same one of another window of the batch, as that was drawn."""
+        section = self._section(np.random.Generator(np.random.PCG64([self._seed, 1, index])))
+        rng = np.random.Generator(np.random.PCG64([self._seed, 3, index]))
+        found = draw_patch(rng, self._augments[section], self._sampling.size)
+        if found is None or len(batch.images) < 2:
+            return
+        other = (k + int(rng.integers(1, len(batch.images)))) % len(batch.images)
+        patch = found.slices_in(Rect(0, 0, *labels.shape))
+        image[(slice(None), *patch)] = batch.images[other][(slice(None), *patch)]
+        labels[patch] = batch.labels[other][patch]
 
     def plain(self, index: int) -> Cut:
         """Return a window without augmentation, in units of the file; its number counts apart from the others."""

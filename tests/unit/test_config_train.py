@@ -56,6 +56,7 @@ def test_codes_of_a_sigmoid_start_after_the_background() -> None:
         ({"augment": {"gamma": [0, 1]}}, "augment: gamma: found 0 to 1, expected a lowest and a highest, of at least"),
         ({"augment": {"elastic": {"amplitude_px": [0, 20], "spacing_px": 32}}}, "folds the picture"),
         ({"augment": {"noise": {"range": [0, 1], "chance": 2}}}, "found 2, expected a number of at most 1"),
+        ({"augment": {"paste": [0.5, 2]}}, "paste: found 2, expected a share of the window"),
         ({"split": {"folds": 5, "fold": 5}}, "fold 5: expected 0 to 4"),
         ({"split": {"folds": 5, "validation": ["a"]}}, "found validation and folds"),
         ({"loss": {"terms": [{"name": "dice", "gamma": 2}]}}, "gamma is no option of dice, which has: smooth"),

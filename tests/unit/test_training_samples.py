@@ -146,6 +146,36 @@ def test_images_and_labels_stay_together() -> None:
         assert (np.abs(value - labels)[known] < 0.6).mean() > 0.85
 
 
+def test_pasted_rectangles_carry_image_and_label_of_another_window() -> None:
+    sources = [source(noise(), np.full((300, 280), k, dtype=np.uint8), data=0) for k in range(4)]
+    plain, pasted = samples(sources), samples(sources, paste={"range": [0.2, 0.4], "chance": 0.5})
+    areas, count = [], 20
+    for step in range(count):
+        before, after = plain.batch(step), pasted.batch(step)
+        assert after.windows == before.windows
+        for k, (image, labels) in enumerate(zip(after.images, after.labels, strict=True)):
+            changed = (image != before.images[k]).any(axis=0)
+            if not changed.any():
+                np.testing.assert_array_equal(labels, before.labels[k])
+                continue
+            rows, cols = np.nonzero(changed.any(axis=1))[0], np.nonzero(changed.any(axis=0))[0]
+            patch = (slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1))
+            areas.append(labels[patch].size / labels.size)
+            froms = [
+                (image[:, *patch] == before.images[j][:, *patch]).all()
+                and (labels[patch] == before.labels[j][patch]).all()
+                for j in range(4)
+                if j != k
+            ]
+            assert froms.count(True) == 1
+            outside = np.ones(labels.shape, dtype=bool)
+            outside[patch] = False
+            np.testing.assert_array_equal(labels[outside], before.labels[k][outside])
+            np.testing.assert_array_equal(image[:, outside], before.images[k][:, outside])
+    assert 0.3 < len(areas) / (4 * count) < 0.7
+    assert 0.18 < min(areas) < max(areas) < 0.42
+
+
 def test_tiles_show_every_held_out_pixel_once() -> None:
     labels = RNG.integers(0, 3, (300, 280)).astype(np.uint8)
     labels[100:120] = IGNORED
