@@ -86,6 +86,12 @@ def run_all(
                     yield from publishing.popleft().result()
             while publishing:
                 yield from publishing.popleft().result()
+        except STOPPING:
+            coming.clear()
+            pool.close()
+            while publishing:  # what is published by now is done all the same
+                yield from publishing.popleft().result()
+            raise
         except BaseException:
             coming.clear()
             pool.close()  # the threads are awaited, and wait for tasks themselves

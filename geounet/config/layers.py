@@ -39,6 +39,24 @@ def resolve_layers(job: Job, card: Card) -> Vector | None:
     )
 
 
+METRES = ("min_area_m2", "min_hole_m2", "min_length_m", "bridge_m", "bridge_blind_m", "tolerance_m", "smooth_m")
+
+WITHOUT_METRES = "leave it out or set it to 0, or give the raster its CRS (gdal_edit.py -a_srs EPSG:… FILE)"
+"""What to do about an option in metres for a raster without a CRS."""
+
+
+def metres_asked(layers: Vector) -> list[str]:
+    """Return the options in metres that the user set, as `vector.buildings.min_area_m2`."""
+    found = []
+    for name in ("buildings", "roads", "landcover"):
+        section = getattr(layers, name)
+        if section is None or isinstance(section, bool):
+            continue
+        given = [key for key in METRES if key in section.model_fields_set and (getattr(section, key) or 0) > 0]
+        found += [f"vector.{name}.{key}" for key in given]
+    return found
+
+
 def _one_class(layer: str, asked: S | bool | None, model: type[S], kind: Kind, card: Card, preset: str) -> S | bool:
     of_kind = [c.name for c in card.classes if c.kind == kind]
     if asked is False or (asked is None and not of_kind):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from geounet.config.job import Job, Vector
-from geounet.config.layers import resolve_layers
+from geounet.config.layers import WITHOUT_METRES, metres_asked, resolve_layers
 from geounet.engine.cluster import Layout
 from geounet.engine.ledger import Ledger, fingerprint
 from geounet.engine.manifest import publish, read_manifest, scene_manifest
@@ -232,7 +232,7 @@ class SceneRun:
         """
         spec, info = self.describe()
         choose_grid(info, self.bundle.card, self.job)
-        resolve_layers(self.job, self.bundle.card)
+        self._layers(info)
         return self._finished(job_key(self.job, pixel_key(self.job, self.bundle, info, spec)))
 
     def prepare(self, *, dry: bool = False, workers: int | None = None) -> tuple[Plan, Ledger]:
@@ -258,8 +258,20 @@ class SceneRun:
             recipe = self._resolve(spec, info, shape, key, ledger, workers or self.pool.threads() or 1, dry=dry)
             if not dry:
                 ledger.write_record({"recipe": asdict(recipe), "versions": versions(), "scene": info.to_dict()})
-        layers = resolve_layers(self.job, self.bundle.card)
+        layers = self._layers(info)
         return Plan(recipe, info, self.bundle.card, ratio, self.job.probability, layers), ledger
+
+    def _layers(self, info: SceneInfo) -> Vector | None:
+        """Return the layers to make; a scene whose metres are unknown is refused where options are in metres."""
+        from geounet.vector.attributes import Ground  # late: pyproj
+
+        layers = resolve_layers(self.job, self.bundle.card)
+        ground = Ground(info.crs_wkt, info.transform, info.height, info.width)
+        if layers is not None and not ground.known:
+            for given in metres_asked(layers):
+                raise SceneError(f"{info.files[0]}: has no coordinate system that tells metres, which {given} needs; "
+                                 f"{WITHOUT_METRES}")  # fmt: skip
+        return layers
 
     def _name(self) -> str:
         return self.folder.name if self.job.models is None else f"{self.folder.parent.name}/{self.folder.name}"

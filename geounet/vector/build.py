@@ -16,6 +16,7 @@ import numpy as np
 
 from geounet.config.card import ClassInfo, Kind
 from geounet.config.job import Buildings, Landcover, Roads
+from geounet.config.layers import WITHOUT_METRES, metres_asked
 from geounet.errors import JobError, VectorError
 from geounet.types import NODATA, Executor
 from geounet.vector import parts, polygons, skeleton, writer
@@ -181,9 +182,6 @@ def _ground(request: VectorRequest) -> Ground:
     return ground
 
 
-METRES = ("min_area_m2", "min_hole_m2", "min_length_m", "bridge_m", "bridge_blind_m", "tolerance_m", "smooth_m")
-
-
 def check_metres(request: VectorRequest, ground: Ground) -> list[str]:
     """Refuse options in metres that the user set for a raster without a CRS; returns notes on defaults left out.
 
@@ -194,16 +192,8 @@ def check_metres(request: VectorRequest, ground: Ground) -> list[str]:
     """
     if ground.known:
         return []
-    for name in ("buildings", "roads", "landcover"):
-        section = getattr(request.layers, name)
-        if section is None or isinstance(section, bool):
-            continue
-        given = [key for key in METRES if key in section.model_fields_set and (getattr(section, key) or 0) > 0]
-        if given:
-            raise JobError(
-                f"vector.{name}.{given[0]}: {request.mask} has no coordinate system, so metres are unknown;"
-                f" leave it out or set it to 0, or give the raster its CRS (gdal_edit.py -a_srs EPSG:… FILE)"
-            )
+    for given in metres_asked(request.layers):
+        raise JobError(f"{given}: {request.mask} has no coordinate system, so metres are unknown; {WITHOUT_METRES}")
     return ["no coordinate system: areas, lengths and widths are NULL, nothing is left out by its size"]
 
 

@@ -232,6 +232,7 @@ def test_scenes_that_do_not_fit_are_refused(bundle: Bundle, tmp_path: Path) -> N
         (coarse, bundle, (), "resample: auto"),
         (four, bundle, (), "bands"),
         (bare, bundle, ("resample=auto",), "georeference"),
+        (bare, bundle, ("vector.buildings.min_area_m2=10",), r"vector\.buildings\.min_area_m2"),
         (deep, strict, (), "uint16"),
     ):
         with pytest.raises(SceneError, match=words) as caught:

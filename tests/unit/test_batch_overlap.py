@@ -103,9 +103,10 @@ def test_a_lost_cluster_stops_all(half: str) -> None:
     scenes: list[Any] = [
         Scene(world, name, fails=half if name == "b" else "", error=ClusterError("lost")) for name in "abcdef"
     ]
+    told = []
     with pytest.raises(ClusterError, match="lost"):
-        list(run_all(scenes, pool, None, Silent()))
-    assert world.log == ["a"]
+        told.extend(run.spec.name for run, _ in run_all(scenes, pool, None, Silent()))
+    assert world.log == told == ["a"], "what was published is told"
     assert pool.closed, "nobody waits for tasks any more"
     assert not world.started["e"].is_set()
 
