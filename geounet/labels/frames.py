@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -18,6 +18,7 @@ from geounet.errors import LabelError
 from geounet.raster.env import one_line
 from geounet.raster.georef import apply, horizontal
 from geounet.raster.scene import SceneInfo
+from geounet.types import Rect
 
 _EDGE_POINTS = 16
 """Points per side of an outline: straight sides are curves in another CRS."""
@@ -80,6 +81,11 @@ class Frame:
             return None
         low, high = points.min(axis=0), points.max(axis=0)
         return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+
+    def part(self, rect: Rect) -> Frame:
+        """Return the frame of a rectangle of the scene's pixels."""
+        affine = Affine(*self.transform) @ Affine.translation(rect.x0, rect.y0)
+        return replace(self, shape=rect.shape, transform=tuple(affine)[:6])
 
     def outline(self) -> shapely.Polygon | None:
         """Return the scene's outline in longitude and latitude; None without a CRS that has them."""

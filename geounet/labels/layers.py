@@ -30,6 +30,9 @@ class Layer(Protocol):
     def read(self, rect: Rect) -> NDArray[np.int16]:
         """Return labels, int16 `(rows, cols)`, `UNKNOWN` elsewhere."""
 
+    def meets(self, rect: Rect) -> bool:
+        """Return whether labels may lie in a rectangle."""
+
 
 @dataclass(frozen=True)
 class Files:
@@ -144,10 +147,7 @@ def _check_meets(file: str, crs: str | None, bounds: tuple[float, ...], scenes: 
 
 
 def _paired(rasters: Iterable[RasterFile], scenes: Sequence[Path], key: str) -> dict[str, RasterFile]:
-    """Return the label raster of each scene, by file name: equal ones, or the scene's with something after it.
-
-    Several of one name (in different folders) are paired in sorted order.
-    """
+    """Return the label raster of each scene, by file name: equal ones, or the scene's with something after it."""
     rasters = list(rasters)
     if not rasters:
         return {}
@@ -166,12 +166,39 @@ def _paired(rasters: Iterable[RasterFile], scenes: Sequence[Path], key: str) -> 
         named.setdefault(max(fitting, key=len), []).append(raster)
     pairs: dict[str, RasterFile] = {}
     for stem, found in named.items():
-        same = sorted(by_stem[stem])
+        same = by_stem[stem]
         if len(same) != len(found):
             raise LabelError(f"{key}: {len(found)} labels for {len(same)} scenes are named {stem}; each needs its own")
-        for scene, raster in zip(same, sorted(found, key=lambda r: r.file), strict=True):
-            pairs[str(scene)] = raster
+        for scene, place in zip(same, _by_folder(same, [Path(r.file) for r in found]), strict=True):
+            pairs[str(scene)] = found[place]
     return pairs
+
+
+def _by_folder(scenes: Sequence[Path], labels: Sequence[Path]) -> list[int]:
+    """Return for each scene the place of its label among as many of one name, which lie in different folders.
+
+    A scene's label is that whose folder starts like its own for longest, `a/images` and `a/masks`; where this does not
+    give each its own, that whose folder ends like it for longest, `images/a` and `masks/a`; else the order of folders
+    and names decides.
+    """
+    for step in (1, -1):
+        mine, theirs = ([path.parent.parts[::step] for path in paths] for paths in (scenes, labels))
+        places = [place for place in _nearest(mine, theirs) if place is not None]
+        if len(set(places)) == len(scenes):
+            return places
+    # Folder by folder: as texts, a-b/x comes before a/x, but a before a-b.
+    first, second = (sorted(range(len(p)), key=lambda k: (p[k].parent.parts, p[k].name)) for p in (scenes, labels))
+    partner = dict(zip(first, second, strict=True))
+    return [partner[k] for k in range(len(scenes))]
+
+
+def _nearest(folders: Iterable[tuple[str, ...]], others: Iterable[tuple[str, ...]]) -> list[int | None]:
+    """Return for each folder, given as parts, which of the others starts like it for longest; none if several do."""
+    starting: dict[tuple[str, ...], int | None] = {}
+    for place, parts in enumerate(others):
+        for n in range(len(parts) + 1):
+            starting[parts[:n]] = None if parts[:n] in starting else place
+    return [next(starting[parts[:n]] for n in range(len(parts), -1, -1) if parts[:n] in starting) for parts in folders]
 
 
 class Stack:
@@ -221,6 +248,12 @@ class Stack:
         for layer in self._layers:
             if isinstance(layer, RasterLayer):
                 layer.close()
+
+    def meets(self, rect: Rect) -> bool:
+        """Return whether labels may lie in a rectangle of the scene, without reading any."""
+        if self._rest is not None and (self._area is None or len(_meeting(self._area, rect))):
+            return True
+        return any(layer.meets(rect) for layer in self._layers)
 
     def read(self, rect: Rect) -> NDArray[np.uint8]:
         """Return the labels of a rectangle of the scene, uint8 `(rows, cols)`: see `geounet.labels.values`.
@@ -277,8 +310,12 @@ def complete_area(complete: Complete, frame: Frame, root: Path) -> Any:
     return shapely.transform(polygons, frame.to_pixels)
 
 
+def _meeting(polygons: Any, rect: Rect) -> Any:
+    return polygons[shapely.intersects(polygons, shapely.box(rect.x0, rect.y0, rect.x1, rect.y1))]
+
+
 def _inside(polygons: Any, rect: Rect) -> NDArray[np.bool_]:
-    near = polygons[shapely.intersects(polygons, shapely.box(rect.x0, rect.y0, rect.x1, rect.y1))]
+    near = _meeting(polygons, rect)
     if len(near) == 0:
         return np.zeros(rect.shape, dtype=bool)
     inside: NDArray[np.bool_] = geometry_mask(near, rect.shape, Affine.translation(rect.x0, rect.y0), invert=True)

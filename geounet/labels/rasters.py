@@ -16,7 +16,7 @@ from rasterio.vrt import WarpedVRT
 
 from geounet.config.data import Labels
 from geounet.errors import LabelError, SceneError
-from geounet.labels.frames import Frame, crs_name, mover
+from geounet.labels.frames import Frame, crs_name, mover, overlap
 from geounet.labels.values import IGNORED, value_of
 from geounet.labels.vectors import UNKNOWN
 from geounet.raster.env import GDAL_ERRORS, gdal_env, one_line
@@ -102,6 +102,7 @@ class RasterLayer:
             raise LabelError(f"{file}: `column` is for vector files; for a raster, `values` are its pixel values")
         self._raster = _opened(file)
         self._source = self._raster
+        self._frame = frame
         try:
             self._bands = self._choose_bands()
             self._rules = _rules(spec, codes)
@@ -176,6 +177,15 @@ class RasterLayer:
                 f"{self._file}: cannot be brought from {crs_name(_wkt(raster))} onto the grid of the scene "
                 f"{frame.name}: {one_line(error)}"
             ) from None
+
+    def meets(self, rect: Rect) -> bool:
+        """Return whether the raster may reach a rectangle of the scene."""
+        if self._source is self._raster:
+            return True
+        raster = self._raster
+        own = Frame(self._file, raster.shape, tuple(raster.transform)[:6], None, None).bounds(None)
+        there = self._frame.part(rect).bounds(_wkt(raster))
+        return there is None or overlap(there, own)
 
     def read(self, rect: Rect) -> NDArray[np.int16]:
         """Return the labels of a rectangle, int16 `(rows, cols)`; `UNKNOWN` where the raster has none.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,6 +29,9 @@ ENDINGS = frozenset({".gpkg", ".geojson", ".json", ".geojsonl", ".shp", ".fgb", 
 
 UNKNOWN = -1
 """What a layer says of pixels that it does not know."""
+
+_SIBLINGS = (".dbf", ".shx", ".prj", ".cpg")
+"""Endings of the other files of a shapefile."""
 
 _PIECES = 64
 _POINT, _LINE, _AREA = {0, 4}, {1, 2, 5}, {3, 6}
@@ -62,11 +66,27 @@ class Features:
         return x0, y0, np.nextafter(x1, np.inf), np.nextafter(y1, np.inf)
 
 
-@lru_cache(maxsize=32)
-def _table(file: str, layer: str | None, columns: tuple[str, ...]) -> tuple[Any, dict[str, Any], str | None]:
-    """Return geometries, columns and CRS of a vector layer."""
-    if not Path(file).is_file():
+def _state(file: str) -> tuple[tuple[int, int], ...]:
+    """Return modification times in nanoseconds and sizes in bytes of a vector file and what belongs to it.
+
+    Raises
+    ------
+    LabelError
+        If there is no such file.
+    """
+    path = Path(file)
+    if not path.is_file():
         raise LabelError(f"{file}: no such file")
+    siblings = [path.with_suffix(ending) for ending in _SIBLINGS] if path.suffix.lower() == ".shp" else []
+    stats = [path.stat() for path in (path, *siblings) if path.is_file()]
+    return tuple((stat.st_mtime_ns, stat.st_size) for stat in stats)
+
+
+@lru_cache(maxsize=4)  # whole layers: as many as take turns when scene after scene asks for its labels
+def _table(
+    file: str, layer: str | None, columns: tuple[str, ...], state: tuple[tuple[int, int], ...]
+) -> tuple[Any, dict[str, Any], str | None]:
+    """Return geometries, columns and CRS of a vector layer; `state` tells a file that was written anew."""
     try:
         known = [str(name) for name in pyogrio.read_info(file, layer=layer)["fields"]]
         for column in columns:
@@ -94,66 +114,96 @@ def _text(value: Any) -> str:
 def read_features(file: str, spec: Labels, codes: Mapping[str, int]) -> Features:
     """Read the features of a layer of labels; those that burn over others come last.
 
+    Areas are valid polygons: broken ones are mended, and what is left without an area is left out.
+
     Raises
     ------
     LabelError
         If the file cannot be read, is empty, has attribute values that the job does not list, or lines without a
-        width.
+        width or with one that is no number.
     """
     width_column = spec.width_m if isinstance(spec.width_m, str) else None
     columns = tuple(dict.fromkeys(c for c in (spec.column, width_column) if c is not None))
-    shapes, fields, crs = _table(file, spec.layer, columns)
+    shapes, fields, crs = _table(file, spec.layer, columns, _state(file))
     if spec.colours is not None:
         raise LabelError(f"{file}: `colours` are for rasters; a vector file takes `class`, or `column` and `values`")
     if spec.class_ is None and spec.column is None:
         raise LabelError(f"{file}: nothing tells the features' class; give `class`, or `column` and `values`")
-    values = _values(file, spec, codes, fields)
-    widths = np.full(len(shapes), np.nan)
-    if isinstance(spec.width_m, float):
-        widths[:] = spec.width_m
-    elif width_column is not None:
-        widths[:] = fields[width_column].astype(np.float64)
-    kept = ~(shapely.is_missing(shapes) | shapely.is_empty(shapes)) & (values != UNKNOWN)
-    if len(shapes) == 0 or not kept.any():
-        why = "holds no features" if len(shapes) == 0 else "holds no feature with a geometry and a class"
-        raise LabelError(f"{file}: {why}; labels must hold at least one")
-    shapes, values, widths = shapes[kept], values[kept], widths[kept]
-    kinds = shapely.get_type_id(shapes)
-    mixed = kinds == shapely.GeometryType.GEOMETRYCOLLECTION
-    if mixed.any():
+    if len(shapes) == 0:
+        raise LabelError(f"{file}: holds no features; labels must hold at least one")
+    values = _values(file, spec, codes, fields, len(shapes))
+    kept = np.flatnonzero(~(shapely.is_missing(shapes) | shapely.is_empty(shapes)) & (values != UNKNOWN))
+    if (shapely.get_type_id(shapes[kept]) == shapely.GeometryType.GEOMETRYCOLLECTION).any():
         raise LabelError(f"{file}: holds geometry collections; expected polygons, lines or points")
+    shapes = _mended(shapes[kept])
+    solid = ~shapely.is_empty(shapes)
+    kept, shapes = kept[solid], shapes[solid]
+    if not len(kept):
+        raise LabelError(f"{file}: holds no feature with a geometry and a class; labels must hold at least one")
+    values, widths = values[kept], np.full(len(kept), np.nan)
+    kinds = shapely.get_type_id(shapes)
     areas = np.isin(kinds, list(_AREA))
+    if width_column is not None:
+        widths[~areas] = _widths(file, width_column, fields[width_column][kept[~areas]])
+    elif spec.width_m is not None:
+        widths[~areas] = spec.width_m
     bare = ~areas & ~(widths > 0)
     if bare.any():
         what = "points" if np.isin(kinds[bare], list(_POINT)).all() else "lines"
         raise LabelError(f"{file}: {int(bare.sum())} {what} have no width; give `width_m`, in metres on the ground")
-    widths[areas] = np.nan
-    shapes = shapes.copy()
-    bad = areas & ~shapely.is_valid(shapes)
-    shapes[bad] = shapely.make_valid(shapes[bad])
     order = _order(spec, codes, values)
     return Features(file, shapes[order], values[order], widths[order], crs)
 
 
-def _values(file: str, spec: Labels, codes: Mapping[str, int], fields: Mapping[str, Any]) -> NDArray[np.int16]:
-    count = len(next(iter(fields.values()))) if fields else -1
+def _mended(shapes: Any) -> Any:
+    """Return shapes with valid polygons, empty where no area is left: a spike is a line once it is made valid."""
+    broken = np.isin(shapely.get_type_id(shapes), list(_AREA)) & ~shapely.is_valid(shapes)
+    shapes = shapes.copy()
+    for place in np.flatnonzero(broken):
+        # a collection may hold multi-polygons
+        single = shapely.get_parts(shapely.get_parts(shapely.make_valid(shapes[place])))
+        single = single[shapely.area(single) > 0]
+        shapes[place] = single[0] if len(single) == 1 else shapely.multipolygons(single)
+    return shapes
+
+
+def _widths(file: str, column: str, found: NDArray[Any]) -> NDArray[np.float64]:
+    """Return widths in metres; text may be a number, with or without `m`, as OpenStreetMap has it."""
+    if found.dtype.kind in "iuf":
+        return found.astype(np.float64)
+    texts = [_text(value).strip() for value in found]
+    numbers = [re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*m?", text) for text in texts]
+    wrong = sorted({text for text, number in zip(texts, numbers, strict=True) if text and number is None})
+    if wrong:
+        raise LabelError(
+            f"{file}: {column} holds {_shown(wrong)}, expected widths in metres, as in 6.5 or '6.5 m'; correct them, "
+            "or give `width_m` as a number"
+        )
+    return np.array([np.nan if number is None else float(number[1]) for number in numbers], dtype=np.float64)
+
+
+def _shown(texts: list[str]) -> str:
+    """Return values as a message shows them."""
+    return ", ".join(repr(t) if t else "none" for t in texts[:8]) + (", …" if len(texts) > 8 else "")
+
+
+def _values(
+    file: str, spec: Labels, codes: Mapping[str, int], fields: Mapping[str, Any], count: int
+) -> NDArray[np.int16]:
     if spec.column is None:
         assert spec.class_ is not None
-        shapes, _, _ = _table(file, spec.layer, tuple(fields))
-        return np.full(len(shapes), value_of(spec.class_, codes), dtype=np.int16)
+        return np.full(count, value_of(spec.class_, codes), dtype=np.int16)
     table = {text: value_of(meaning, codes) for text, meaning in (spec.values or {}).items()}
     texts = [_text(v) for v in fields[spec.column]]
     unknown = sorted({t for t in texts if t not in table})
     if texts and len(unknown) == len(set(texts)) and spec.others != "refuse":
-        shown = ", ".join(repr(t) if t else "none" for t in unknown[:8]) + (", …" if len(unknown) > 8 else "")
-        raise LabelError(f"{file}: {spec.column} has none of the values that the job lists; it has {shown}")
+        raise LabelError(f"{file}: {spec.column} has none of the values that the job lists; it has {_shown(unknown)}")
     other = UNKNOWN
     if spec.others == "refuse":
         if unknown:
-            shown = ", ".join(repr(t) if t else "none" for t in unknown[:8]) + (", …" if len(unknown) > 8 else "")
             raise LabelError(
-                f"{file}: {spec.column} has values that the job does not list: {shown}; add them to `values`, or say "
-                "what `others` are: skip, ignored or a class"
+                f"{file}: {spec.column} has values that the job does not list: {_shown(unknown)}; add them to "
+                "`values`, or say what `others` are: skip, ignored or a class"
             )
     elif spec.others != "skip":
         other = value_of(spec.others, codes)
@@ -214,6 +264,10 @@ class VectorLayer:
     def empty(self) -> bool:
         """Whether no feature meets the scene."""
         return len(self._shapes) == 0
+
+    def meets(self, rect: Rect) -> bool:
+        """Return whether a feature's envelope meets a rectangle."""
+        return len(self._tree.query(shapely.box(rect.x0, rect.y0, rect.x1, rect.y1))) > 0
 
     def read(self, rect: Rect) -> NDArray[np.int16]:
         """Return the labels of a rectangle, int16 `(rows, cols)`; `UNKNOWN` where no feature lies."""

@@ -106,6 +106,8 @@ class SceneInfo:
         Bytes of one decoded strip or tile.
     warnings : tuple of str
         What a user should know.
+    scaled : bool
+        Whether values are other than those stored: a band has a scale or an offset.
     """
 
     name: str
@@ -124,6 +126,7 @@ class SceneInfo:
     block_shape: tuple[int, int]
     decoded_bytes: int
     warnings: tuple[str, ...]
+    scaled: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -260,6 +263,7 @@ class Scene:
             block_shape=tuple(self._base.block_shapes[0]),
             decoded_bytes=max(block_bytes(s.raster) for s in self._layers),
             warnings=tuple(self._warnings(referenced)),
+            scaled=any(b.scale != 1 or b.offset != 0 for b in self._bands),
         )
 
     def _warnings(self, referenced: bool) -> list[str]:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geounet.config.card import OWN_NETWORKS, Card, InputSpec, TileSpec
-from geounet.errors import JobError
+from geounet.errors import JobError, ModelError
+from geounet.models.bundle import load_bundle
 
 if TYPE_CHECKING:
     from geounet.config.train import TrainJob
@@ -82,6 +83,17 @@ def card_of(job: TrainJob, data: Dataset) -> Card:
     return card.model_copy(update={"tile": tile})
 
 
+def digest(source: str) -> str:
+    """Return the checksum of weights to start from; of what is no file and no bundle (names of a hub), its name."""
+    path = Path(source)
+    if path.is_file():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    try:
+        return load_bundle(source).sha256
+    except ModelError:
+        return source
+
+
 def fingerprint(job: TrainJob, data: Dataset) -> str:
     """Return a checksum of all that decides the weights but the machine.
 
@@ -94,6 +106,9 @@ def fingerprint(job: TrainJob, data: Dataset) -> str:
         "statistics": [data.ranges.mean, data.ranges.stddev],
         "labels": [[tally.data, tally.side.name, tally.pixels] for tally in data.tallies],
     }
+    given = [weights for weights in (job.model.start, job.model.encoder_weights) if weights is not None]
+    if given:
+        content["weights"] = [digest(weights) for weights in given]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

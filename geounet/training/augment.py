@@ -119,8 +119,7 @@ def recoloured(values: Floats, valid: NDArray[np.bool_], rng: np.random.Generato
             np.exp(np.multiply(x[band], np.float32(exponent), out=x[band]), out=x[band])
     sigma = _draw(rng, spec.blur_px, neutral=0.0)
     if sigma > 0:
-        for band in range(len(x)):
-            ndimage.gaussian_filter(x[band], sigma, output=x[band], mode="nearest", truncate=3.0)
+        _blur(x, valid, sigma)
     strength = _draw(rng, spec.noise, neutral=0.0)
     if strength > 0:
         x += rng.standard_normal(x.shape, dtype=np.float32) * np.float32(strength)
@@ -148,6 +147,19 @@ def filled(x: Floats, valid: NDArray[np.bool_], fill: float) -> Floats:
     if not valid.all():
         x[:, ~valid] = np.float32(fill)
     return x
+
+
+def _blur(x: Floats, valid: NDArray[np.bool_], sigma: float) -> None:
+    """Blur in place; what is invalid (no data, or held out) does not run into what is valid."""
+    share = None
+    if not valid.all():
+        x *= valid
+        share = ndimage.gaussian_filter(valid.astype(np.float32), sigma, mode="nearest", truncate=3.0)
+        np.maximum(share, _DARK, out=share)
+    for band in range(len(x)):
+        ndimage.gaussian_filter(x[band], sigma, output=x[band], mode="nearest", truncate=3.0)
+        if share is not None:
+            x[band] /= share
 
 
 def _linear(x: Floats, valid: NDArray[np.bool_], rng: np.random.Generator, spec: Augment) -> Floats:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
-from geounet.config.data import Augment, Data
+from geounet.config.data import Augment, Data, Not
 from geounet.config.job import BandSet
 from geounet.config.train import TrainJob
 from geounet.errors import JobError, LabelError, SceneError
 from geounet.labels.frames import Frame
 from geounet.labels.layers import expand, files_of
 from geounet.labels.values import describe as describe_label
-from geounet.labels.values import is_partial, value_of
+from geounet.labels.values import value_of
 from geounet.raster.scene import SceneSpec, describe
 from geounet.training.augment import Ranges
 from geounet.training.places import MOST_PIXELS, Cells, Places, on_side, survey
@@ -152,7 +153,9 @@ def load_data(job: TrainJob, ranges: Ranges | None = None) -> Dataset:
     plain = Scenes(sources, sides, Ranges((), (), (), (), clipped=False), job.model.fill)
     if ranges is None:
         draws = Samples(plain, places, shares, job.sampling, augments, job.run.seed)
-        ranges = measured(draws, job.sampling.statistics, dtype)
+        # the range of a type tells nothing of values that are scaled
+        kind = "float32" if any(s.scaled for s in sources) else dtype
+        ranges = measured(draws, job.sampling.statistics, kind)
     scenes = Scenes(sources, sides, ranges, job.model.fill)
     size = job.sampling.validation_size or job.sampling.size
     chances = {k: (share, p) for k, share, p in zip(sections, shares, places, strict=True)}
@@ -166,11 +169,22 @@ def load_data(job: TrainJob, ranges: Ranges | None = None) -> Dataset:
         gsd_range=_gsd_range(job, sources, ours[Side.train], dict(zip(sections, augments, strict=True))),
         ranges=ranges,
         codes=codes,
-        partial=bool(counts[is_partial(np.arange(256))].any()),
+        partial=_says_not(job.data),
         counts=counts,
         tallies=tuple(_tallies(job, names, sources, ours, chances)),
         scenes={side: [s.name for s, c in zip(sources, ours[side], strict=True) if len(c.corner)] for side in Side},
     )
+
+
+def _says_not(node: Any) -> bool:
+    """Return whether labels may be partial; of large scenes, counts need not have met all of them."""
+    if isinstance(node, Not):
+        return True
+    if isinstance(node, BaseModel):
+        return any(_says_not(value) for _, value in node)
+    if isinstance(node, Mapping):
+        return any(_says_not(value) for value in node.values())
+    return isinstance(node, list | tuple) and any(_says_not(value) for value in node)
 
 
 def open_sources(job: TrainJob) -> tuple[list[Source], list[str]]:
@@ -241,7 +255,9 @@ def _files(job: TrainJob, data: Data, number: int, codes: dict[str, int], root: 
     files = tuple(files_of(data, codes, frames, paths, root, key))
     for path, spec, info, frame in zip(paths, specs, infos, frames, strict=True):
         opener = FileOpener(spec, str(path), files, data.complete, codes, frame, root)
-        yield Source(frame.name, number, frame, info.band_names, info.dtype, opener, _zoom(job, frame))
+        yield Source(
+            frame.name, number, frame, info.band_names, info.dtype, opener, _zoom(job, frame), scaled=info.scaled
+        )
 
 
 def _scenes(data: Data, root: Path, key: str) -> list[tuple[Path, list[Path]]]:

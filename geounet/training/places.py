@@ -64,6 +64,9 @@ def survey(source: Source, most: int) -> Cells:
     groups = [(y, x) for y in range(0, rows, side) for x in range(0, cols, side)]
     limit = max(1, most // side**2)
     if len(groups) > limit:
+        # labels may be a few patches of a large scene
+        groups = [(y, x) for y, x in groups if source.meets(Rect(y, x, min(y + side, rows), min(x + side, cols)))]
+    if len(groups) > limit:
         seed = int.from_bytes(hashlib.sha256(source.name.encode()).digest()[:8], "little")
         chosen = np.random.Generator(np.random.PCG64(seed)).choice(len(groups), limit, replace=False)
         groups = [groups[k] for k in sorted(chosen.tolist())]

@@ -29,11 +29,17 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 
 def known_record(folder: Path, fingerprint: str) -> dict[str, Any] | None:
     """Return the record of the same training begun before; None where there is none."""
-    record = folder / CHECKPOINTS / _RECORD
-    if not record.exists():
-        return None
-    known: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
-    return known if known["fingerprint"] == fingerprint else None
+    known = _held(folder)
+    return known if known is not None and known.get("fingerprint") == fingerprint else None
+
+
+def _held(folder: Path) -> dict[str, Any] | None:
+    """Return what is recorded of the training in a folder; of a finished one also where checkpoints were cleared."""
+    for file in (folder / CHECKPOINTS / _RECORD, folder / DONE):
+        if file.exists():
+            known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            return known
+    return None
 
 
 def continued(folder: Path, known: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
@@ -66,7 +72,7 @@ def resumed(folder: Path, fingerprint: str, *, overwrite: bool) -> dict[str, Any
         If the folder holds another training.
     """
     known = known_record(folder, fingerprint)
-    if known is not None or not (folder / CHECKPOINTS / _RECORD).exists():
+    if known is not None or _held(folder) is None:
         return known
     if not overwrite:
         state = "finished" if (folder / DONE).exists() else "unfinished"

@@ -43,6 +43,9 @@ class Reader(Protocol):
     def labels(self, rect: Rect) -> NDArray[np.uint8]:
         """Return labels, uint8 `(rows, cols)`."""
 
+    def meets(self, rect: Rect) -> bool:
+        """Return whether labels may lie there, without reading them."""
+
     def everything(self, rect: Rect) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.uint8]]:
         """Return values, validity and labels, with less work than one by one."""
 
@@ -65,6 +68,10 @@ class FileReader:
         labels = self._stack.read(rect)
         labels[~self._scene.read_validity(rect)] = IGNORED
         return labels
+
+    def meets(self, rect: Rect) -> bool:
+        """Return whether labels may lie there."""
+        return self._stack.meets(rect)
 
     def everything(self, rect: Rect) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.uint8]]:
         """Return values, validity and labels."""
@@ -119,6 +126,11 @@ class WorldReader:
         """Return labels."""
         return self.everything(rect)[2]
 
+    def meets(self, rect: Rect) -> bool:
+        """Return that labels lie there: they lie everywhere."""
+        del rect
+        return True
+
     def everything(self, rect: Rect) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.uint8]]:
         """Return values, validity and labels."""
         picture, codes = window(self.seed, rect, gsd=self.spec.gsd, bands=self.spec.bands)
@@ -146,6 +158,8 @@ class Source:
     bands : tuple of str
     dtype : str
         Type of the stored values.
+    scaled : bool
+        Whether a scale or an offset makes other values of them.
     opener : callable
         Returns a `Reader` for the calling thread.
     zoom : tuple of float
@@ -159,6 +173,7 @@ class Source:
     dtype: str
     opener: Callable[[], Reader]
     zoom: tuple[float, float] = (1.0, 1.0)
+    scaled: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _levels: list[tuple[Pixels, NDArray[np.bool_] | None]] = field(default_factory=list, repr=False)
     _labels: NDArray[np.uint8] | None = field(default=None, repr=False)
@@ -171,8 +186,13 @@ class Source:
     @property
     def bytes(self) -> int:
         """Memory that the decoded scene takes, with its smaller copies, validity and labels."""
-        item = np.dtype(self.dtype if self.dtype in _KEPT_TYPES else np.float32).itemsize
+        item = np.dtype(self._kind).itemsize
         return int(self.shape[0] * self.shape[1] * (len(self.bands) * item * 4 / 3 + 2))
+
+    @property
+    def _kind(self) -> str:
+        """Type of the values in memory. Means of whole numbers are rounded to them, in memory or not."""
+        return self.dtype if self.dtype in _KEPT_TYPES and not self.scaled else "float32"
 
     @property
     def kept(self) -> bool:
@@ -201,24 +221,23 @@ class Source:
             If a file cannot be read.
         """
         rows, cols = self.shape
-        kind = self.dtype if self.dtype in _KEPT_TYPES else "float32"
-        values = np.empty((len(self.bands), rows, cols), dtype=kind)
+        values = np.empty((len(self.bands), rows, cols), dtype=self._kind)
         valid = np.empty((rows, cols), dtype=bool)
         labels = np.empty((rows, cols), dtype=np.uint8)
         reader = self.opener()
         for y in range(0, rows, _STRIP):
             rect = Rect(y, 0, min(y + _STRIP, rows), cols)
             part, known, found = reader.everything(rect)
-            if kind != "float32" and (part != np.rint(part)).any():
-                # a file with a scale: its values are no longer whole numbers
-                kind = "float32"
-                values = values.astype(np.float32)
             values[:, rect.y0 : rect.y1] = part
             valid[rect.y0 : rect.y1] = known
             labels[rect.y0 : rect.y1] = found
         reader.close()
         self._levels = [(values, None if valid.all() else valid)]
         self._labels = labels
+
+    def meets(self, rect: Rect) -> bool:
+        """Return whether labels may lie in a rectangle, without reading any."""
+        return self._reader().meets(rect)
 
     def labels(self, rect: Rect) -> NDArray[np.uint8]:
         """Return labels of a rectangle, uint8 `(rows, cols)`; what lies beyond the scene is ignored."""
@@ -279,6 +298,8 @@ class Source:
         found: tuple[Pixels, NDArray[np.bool_] | None] = (read, None if known.all() else known)
         for _ in range(level):
             found = halved(*found)
+            if self._kind != "float32":
+                np.rint(found[0], out=found[0])
         return found
 
 

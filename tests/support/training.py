@@ -35,6 +35,11 @@ class ArrayReader:
         at = rect.slices_in(Rect(0, 0, *self.codes.shape))
         return np.where(self.valid[at], self.codes[at], np.uint8(255))
 
+    def meets(self, rect: Rect) -> bool:
+        """Return that there are labels everywhere."""
+        del rect
+        return True
+
     def everything(self, rect: Rect) -> Any:
         """Return all of it."""
         return (*self.read(rect), self.labels(rect))

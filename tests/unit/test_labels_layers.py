@@ -74,6 +74,15 @@ def test_the_rest_is_known_where_everything_is_labelled(tmp_path: Path, rest: An
         np.testing.assert_array_equal(found, inside)
 
 
+def test_the_complete_area_may_have_a_spike(tmp_path: Path) -> None:
+    labels = [{"files": save(tmp_path / "houses.gpkg", box(10, 10, 12, 12)), "class": "building"}]
+    corners = [(20, 20), (60, 20), (70, 20), (60, 20), (60, 50), (20, 50)]
+    save(tmp_path / "area.gpkg", shapely.Polygon([(400000 + x / 2, 5800000 - y / 2) for x, y in corners]))
+    found = stack(tmp_path, labels=labels, complete={"rest": "land", "area": "area.gpkg"}).read(WHOLE)
+    assert (found[20:50, 20:60] == 0).all()
+    assert (found == 0).sum() == 30 * 40
+
+
 def test_the_complete_area_may_be_in_degrees(tmp_path: Path) -> None:
     labels = [{"files": save(tmp_path / "houses.gpkg", box(10, 10, 12, 12)), "class": "building"}]
     west, south, east, north = geopandas.GeoSeries([box(20, 20, 60, 50)], crs=UTM).to_crs(4326).total_bounds
@@ -109,6 +118,31 @@ def test_files_of_the_same_name_belong_together(tmp_path: Path) -> None:
         assert Path(raster.file).stem.removesuffix("_mask") == Path(name).stem
         layer = Stack([found], None, CODES, NOWHERE, str(tmp_path / name), tmp_path)
         assert (layer.read(WHOLE) == n % 3).all()
+
+
+@pytest.mark.parametrize(
+    ("scenes", "labels"),
+    [
+        (["a/images/x.jpg", "a-b/images/x.jpg"], ["a/masks/x.png", "a-b/masks/x.png"]),
+        (["images/a/x.jpg", "images/a-b/x.jpg"], ["masks/a/x.png", "masks/a-b/x.png"]),
+        (["b/images/x.jpg", "a/x.jpg"], ["b/x_mask.png", "a/gt/x.png"]),
+        (["images/x.jpg", "images/x-1/x.jpg"], ["masks/x.png", "masks/x-1/x.png"]),
+        # neither the first nor the last folders tell: in order, folder by folder
+        (["a/i/1/x.jpg", "a/i/2/x.jpg", "a-b/i/1/x.jpg", "a-b/i/2/x.jpg"],
+         ["a/m/1/x.png", "a/m/2/x.png", "a-b/m/1/x.png", "a-b/m/2/x.png"]),
+    ],
+)  # fmt: skip
+def test_labels_of_one_name_go_by_folder(tmp_path: Path, scenes: list[str], labels: list[str]) -> None:
+    for name in labels:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write(tmp_path / name, np.zeros((1, *SHAPE), np.uint8), driver="PNG", crs=None, transform=None)
+    for there in (labels, labels[::-1]):
+        data = Data.model_validate({"scenes": scenes, "labels": [{"files": there}]})
+        paths = [tmp_path / name for name in scenes]
+        (found,) = files_of(data, CODES, [NOWHERE] * len(paths), paths, tmp_path, "data[0]")
+        assert {scene: found.paired[str(tmp_path / scene)].file for scene in scenes} == {
+            scene: str(tmp_path / label) for scene, label in zip(scenes, labels, strict=True)
+        }
 
 
 def test_scenes_and_labels_without_partners(tmp_path: Path) -> None:

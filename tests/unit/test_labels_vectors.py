@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,51 @@ def test_metres_need_a_known_pixel_size_and_a_crs_a_georeferenced_scene(tmp_path
         read(line, nowhere, **{"class": "road", "width_m": 4})
     with pytest.raises(LabelError, match="does not tell its ground sample distance"):
         read(line, frame(gsd=None), **{"class": "road", "width_m": 4})
+
+
+def test_a_spike_leaves_the_polygon(tmp_path: Path) -> None:
+    corners = [(350010, 3055990), (350020, 3055990), (350025, 3055990), (350020, 3055990), (350020, 3055980),
+               (350010, 3055980)]  # fmt: skip
+    flat = [(350030, 3055990), (350040, 3055990), (350030, 3055990)]
+    file = save(tmp_path / "a.gpkg", [shapely.Polygon(flat), shapely.Polygon(corners), box(80, 80, 10, 10)])
+    found = read_features(file, Labels.model_validate({"files": [file], "class": "building"}), CODES)
+    assert {shape.geom_type for shape in found.shapes} <= {"Polygon", "MultiPolygon"}
+    assert sorted(shapely.area(found.shapes)) == [25, 100]
+    assert len(found.values) == len(found.widths) == 2
+    # so that it has an outline
+    assert (read(file, **{"class": "building", "border_m": 1})[20:40, 18:22] == IGNORED).all()
+    bare = save(tmp_path / "b.gpkg", [shapely.Polygon(flat)])
+    with pytest.raises(LabelError, match=r"b.gpkg: holds no feature with a geometry"):
+        read(bare, **{"class": "building"})
+
+
+def test_a_file_that_is_written_anew_is_read_anew(tmp_path: Path) -> None:
+    for ending in (".geojson", ".shp"):
+        for k, kind in enumerate(("road", "land")):
+            # of one size, and the geometry of the shapefile's .shp stays as it is
+            file = save(tmp_path / f"a{ending}", [box(10, 10, 9, 9)], kind=[kind])
+            for path in tmp_path.glob("a.*"):
+                if ending != ".shp" or path.suffix == ".dbf":
+                    os.utime(path, ns=(k * 10**9, k * 10**9))
+                else:
+                    os.utime(path, ns=(0, 0))
+            found = read(file, column="kind", values={"road": "road", "land": "land"})
+            assert found[15, 15] == CODES[kind]
+
+
+def test_widths_may_be_text(tmp_path: Path) -> None:
+    across = [shapely.LineString([(350000, 3056000 - y), (350060, 3056000 - y)]) for y in (10, 20, 30)]
+    shapes, area = [*across, box(0, 80, 10, 10)], None
+    file = save(tmp_path / "a.gpkg", shapes, wide=["6 m", "2.5", " 4m", area])
+    found = read(file, **{"class": "road", "width_m": "wide"})
+    assert [(found[rows, 50] == 2).sum() for rows in (slice(0, 30), slice(30, 50), slice(50, 75))] == [12, 5, 8]
+    for text in ("6 ft", "6;4", "wide", "-6"):
+        file = save(tmp_path / "b.gpkg", shapes, wide=["6 m", "2.5", text, area])
+        with pytest.raises(LabelError, match=rf"b.gpkg: wide holds '{text}', expected widths in metres, as in 6.5"):
+            read(file, **{"class": "road", "width_m": "wide"})
+    file = save(tmp_path / "c.gpkg", shapes, wide=["6 m", "", "4", area])
+    with pytest.raises(LabelError, match=r"c.gpkg: 1 lines have no width"):
+        read(file, **{"class": "road", "width_m": "wide"})
 
 
 def test_bow_ties_and_holes(tmp_path: Path) -> None:

@@ -84,6 +84,17 @@ def test_the_mean_that_contrast_keeps_is_that_of_valid_pixels() -> None:
     np.testing.assert_allclose(out[:, valid].mean(axis=1), x[:, valid].mean(axis=1), atol=4)  # 22 off otherwise
 
 
+def test_blur_does_not_bring_in_what_is_invalid() -> None:
+    x = picture(2)
+    valid = np.ones((64, 64), dtype=bool)
+    valid[20:40, 30:] = False
+    other = np.where(valid, x, np.float32(250))
+    out = [changed(v, valid=valid, blur_px=[1.5, 1.5]) for v in (x, other)]
+    np.testing.assert_array_equal(out[0][:, valid], out[1][:, valid])
+    flat = changed(np.where(valid, np.full_like(x, 90), np.float32(0)), valid=valid, blur_px=[2, 2])
+    np.testing.assert_allclose(flat[:, valid], 90, atol=1e-2)
+
+
 @pytest.mark.parametrize("bands", [1, 2, 4, 7])
 def test_any_number_of_bands_and_all_at_once(bands: int) -> None:
     x = picture(bands)

@@ -16,6 +16,7 @@ from geounet.config.train import TrainJob, parse_train
 from geounet.errors import GeounetError, JobError, LabelError, SceneError
 from geounet.labels.values import IGNORED
 from geounet.testing.scenes import window
+from geounet.training import dataset, places
 from geounet.training.augment import Ranges
 from geounet.training.dataset import Dataset, load_data
 from geounet.training.splits import Side
@@ -64,6 +65,7 @@ def test_what_a_training_gets(files: Path) -> None:
     assert found.counts[:2].tolist() == [170 * 120, 170 * 120]
     assert found.counts[2:].sum() == 0
     assert not found.partial
+    assert load_data(job(files, {**PLAIN, "complete": {"area": "scene", "rest": {"not": "building"}}})).partial
     assert found.scenes == {Side.train: ["s0.tif"], Side.validation: ["s1.tif"], Side.test: ["s2.tif"]}
     assert [(t.data, t.side, t.scenes, t.pixels) for t in found.tallies] == [
         ("plain", side, 1, {"land": 20400, "building": 20400}) for side in Side
@@ -101,14 +103,50 @@ def same(one: Dataset, other: Dataset) -> bool:
     return all((a.images == b.images).all() and (a.labels == b.labels).all() for a, b in pairs)
 
 
-def test_what_is_not_kept_in_memory_is_read_alike(files: Path) -> None:
-    augment = {"contrast": [0.8, 1.2], "rotation_deg": [-20, 20], "scale": [0.9, 1.2]}
+@pytest.mark.parametrize("scale", [[0.9, 1.2], [0.2, 0.5]])
+def test_what_is_not_kept_in_memory_is_read_alike(files: Path, scale: list[float]) -> None:
+    augment = {"contrast": [0.8, 1.2], "rotation_deg": [-20, 20], "scale": scale}
     keys: dict[str, Any] = {"split": {"validation": 0.3, "block": 100}, "augment": augment}
     kept = load_data(job(files, PLAIN, **keys))
     sampling = {"size": 64, "batch": 2, "statistics": 8, "cache_mb": 0, "threads": 2}
     disk = load_data(job(files, PLAIN, **{**keys, "sampling": sampling}))
     assert same(kept, disk)
     assert (kept.ranges, kept.tallies) == (disk.ranges, disk.tallies)
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(1.0, -1000.0), (0.5, 0.0), (500.0, 0.0)])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_values_of_scaled_scenes_are_the_scaled_ones(tmp_path: Path, dtype: str, scale: float, offset: float) -> None:
+    picture = noise(3, *SHAPE, high=250, dtype=dtype)
+    write(tmp_path / "s.tif", picture, nodata=0, scales=(scale,) * 3, offsets=(offset,) * 3)
+    write(tmp_path / "labels.tif", halves())
+    data = {"scenes": "s.tif", "labels": [{"files": "labels.tif"}]}
+    sampling = {"size": 64, "batch": 2, "statistics": 16}
+    kept = load_data(job(tmp_path, data, sampling=sampling))
+    disk = load_data(job(tmp_path, data, sampling={**sampling, "cache_mb": 0}))
+    values = picture * scale + offset
+    np.testing.assert_allclose(kept.ranges.mean, values.mean(axis=(1, 2)), rtol=0.05)
+    np.testing.assert_allclose(kept.ranges.low, offset, atol=5 * scale)
+    np.testing.assert_allclose(kept.ranges.high, values.max(), atol=5 * scale)
+    assert not kept.ranges.clipped, "scaled values have no bounds that are known"
+    assert kept.ranges == disk.ranges
+    assert (kept.train.batch(0).images == disk.train.batch(0).images).all()
+
+
+def test_patches_of_labels_in_a_large_scene_are_found(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # as if it were large: one group of cells of each scene may be looked at
+    monkeypatch.setattr(places, "CELL", 4)
+    monkeypatch.setattr(dataset, "MOST_PIXELS", 1)
+    here = [shapely.box(400100, 5799954, 400103, 5799958), shapely.box(400103, 5799954, 400106, 5799958)]
+    patch = save(files / "patch.gpkg", here, kind=["building", "land"])
+    spec = {"files": patch, "column": "kind", "values": {"land": "land", "building": "building"}}
+    found = load_data(job(files, {"scenes": "s0.tif", "labels": [spec]}, sampling={"size": 32, "statistics": 2}))
+    assert found.counts[:2].tolist() == [48, 48]
+    tile = NORTH_UP @ Affine.translation(203, 84)
+    write(files / "tile.tif", halves((20, 40))[:, 10:, 15:30], transform=tile, nodata=255)
+    found = load_data(job(files, {"scenes": "s0.tif", "labels": [{"files": "tile.tif"}]},
+                          sampling={"size": 32, "statistics": 2}))  # fmt: skip
+    assert found.counts[1] > 0
 
 
 def test_folds_hold_out_every_block_once(files: Path) -> None:

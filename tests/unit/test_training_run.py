@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -201,3 +202,28 @@ def test_a_plan_counts_what_a_training_would_see(tmp_path: Path) -> None:
     assert "generated, train" in text
     assert "8 windows of 64 px (2 passes over the labelled pixels)" in text
     assert not (tmp_path / "out").exists()
+
+
+def test_a_finished_training_is_known_without_its_checkpoints(tmp_path: Path) -> None:
+    done = train(job(tmp_path / "out"))
+    weights = done.bundle.weights.read_bytes()
+    shutil.rmtree(tmp_path / "out" / "checkpoints")
+    assert train(job(tmp_path / "out")).unchanged
+    with pytest.raises(OutputExistsError, match="finished training of another job"):
+        train(job(tmp_path / "out", run={"steps": 2, "epoch": 1}))
+    assert done.bundle.weights.read_bytes() == weights
+    other = train(job(tmp_path / "out", run={"steps": 2, "epoch": 1, "overwrite": True}))
+    assert not other.unchanged
+    assert other.bundle.card.training["steps"] == 2
+
+
+def test_weights_to_start_from_are_known_by_their_content(tmp_path: Path) -> None:
+    start = train(job(tmp_path / "first")).folder / "checkpoints" / "last.safetensors"
+    begun = train(job(tmp_path / "out", model={"start": str(start)}))
+    assert train(job(tmp_path / "out", model={"start": str(start)})).unchanged
+    again = train(job(tmp_path / "again", run={"seed": 5})).folder / "checkpoints" / "last.safetensors"
+    assert again.read_bytes() != start.read_bytes()
+    start.write_bytes(again.read_bytes())
+    with pytest.raises(OutputExistsError, match="another job, or of other data"):
+        train(job(tmp_path / "out", model={"start": str(start)}))
+    assert begun.bundle.weights.exists()

@@ -61,6 +61,9 @@ def test_of_large_scenes_places_all_over_are_looked_at() -> None:
         name, shape = "large", (20_000, 30_000)
         reads = 0
 
+        def meets(self, rect: Rect) -> bool:
+            return True
+
         def labels(self, rect: Rect) -> Any:
             self.reads += 1
             return np.ones(rect.shape, dtype=np.uint8)

@@ -128,5 +128,11 @@ def test_one_ground_is_on_one_side() -> None:
     with pytest.raises(LabelError, match="show the same ground"):
         dealt({"validation": 0.5, "block": 100}, found)
     assert len(dealt({"validation": ["c"]}, found)) == 3
+    # a small scene inside of a large one, whichever is named first
+    large = Candidate("large", "large", Frame("large", (9000, 9000), (0.5, 0, 400000, 0, -0.5, 5800000.0), UTM, 0.5))
+    small = Candidate("small", "small", Frame("small", (256, 256), (0.2, 0, 401000, 0, -0.2, 5799000.0), UTM, 0.2))
+    for pair in ([large, small], [small, large]):
+        with pytest.raises(LabelError, match="show the same ground"):
+            dealt({"validation": ["small"]}, pair)
     # neighbours that share an edge show different ground
     assert len(dealt({"validation": ["b"]}, [placed("a", 400000), placed("b", 400300)])) == 2
