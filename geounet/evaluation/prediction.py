@@ -10,7 +10,7 @@ from typing import Any
 
 from affine import Affine
 
-from geounet.config.card import PALETTE, ClassInfo
+from geounet.config.card import PALETTE, ClassInfo, Kind
 from geounet.errors import JobError, SceneError, VectorError
 from geounet.raster.georef import ground_sample_distance
 from geounet.raster.scene import SceneInfo, SceneSpec
@@ -208,7 +208,7 @@ def of_manifest(entry: Mapping[str, Any], base: Path, folder: Path) -> Predictio
             f"{folder}: the classes of its model overlap (multi-label), so a pixel has no one class; "
             "give the mask file and --band N, one class at a time"
         )
-    classes = [ClassInfo(name=c["name"], code=c["code"], colour=c["colour"], kind=kind_of(c["name"]))
+    classes = [ClassInfo(name=c["name"], code=c["code"], colour=c["colour"], kind=_kind(c))
                for c in entry.get("classes", [])]  # fmt: skip
     info = scene = None
     if isinstance(entry.get("input"), dict):
@@ -219,6 +219,12 @@ def of_manifest(entry: Mapping[str, Any], base: Path, folder: Path) -> Predictio
         raise VectorError(f"{folder}: its manifest names no mask")
     mask = read_mask(base / files["mask"], classes=classes or None)
     return Prediction(str(entry.get("name", folder.name)), mask, vectors, probability, scene, info)
+
+
+def _kind(entry: Mapping[str, Any]) -> Kind:
+    """Return the kind of a manifest's class; those of older versions do not tell it, but for the name."""
+    kind = entry.get("kind")
+    return Kind(kind) if kind in list(Kind) else kind_of(entry["name"])
 
 
 def with_picture(prediction: Prediction, image: Path | None) -> Prediction:

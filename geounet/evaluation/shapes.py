@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from rasterio.features import shapes as outlines
 
 from geounet.config.job import Roads
 from geounet.errors import VectorError
+from geounet.evaluation.confusion import I64
 from geounet.evaluation.matching import Bools, Geometries
 from geounet.labels.frames import on_earth
 from geounet.raster.env import one_line
@@ -30,6 +32,9 @@ from geounet.vector.source import Plane
 
 AREAS, LINES = (3, 6), (1, 5)
 """Type numbers of shapely: polygons, lines; the second of each is the multi-part one."""
+
+_POLYGONS = 20_000
+"""Polygons whose neighbours are looked for at once."""
 
 
 def layers_of(path: Path) -> dict[str, str]:
@@ -101,6 +106,8 @@ def skeletonized(plane: Plane, ground: Ground, folder: Path, name: str) -> Geome
 class Coverage:
     """Which share of each polygon lies where something is known, counted in pixels window by window.
 
+    Each polygon counts on its own, whatever else lies there and in which order.
+
     Parameters
     ----------
     shapes
@@ -110,17 +117,15 @@ class Coverage:
     def __init__(self, shapes: Geometries) -> None:
         self._shapes = shapes
         self._tree = shapely.STRtree(shapes)
+        self._sheets = _sheets(shapes, self._tree)
         self._all, self._known = np.zeros(len(shapes), dtype=np.int64), np.zeros(len(shapes), dtype=np.int64)
 
     def add(self, rect: Rect, known: Bools) -> None:
         """Count the pixels of a window; `known` is `(rows, cols)`."""
         near = np.sort(self._tree.query(shapely.box(rect.x0, rect.y0, rect.x1, rect.y1)))
-        if not len(near):
-            return
-        places = zip(self._shapes[near], range(1, len(near) + 1), strict=True)
-        burnt = rasterize(places, out_shape=rect.shape, transform=Affine.translation(rect.x0, rect.y0), dtype="int32")
-        self._all[near] += np.bincount(burnt.ravel(), minlength=len(near) + 1)[1:]
-        self._known[near] += np.bincount(burnt[known], minlength=len(near) + 1)[1:]
+        sheets = self._sheets[near]
+        for sheet in np.unique(sheets):
+            self._burn(near[sheets == sheet], rect, known)
         # One too small to hold the centre of a pixel counts with the pixel it lies in.
         for k in near[shapely.area(self._shapes[near]) < 2.0].tolist():
             if not self._all[k]:
@@ -129,6 +134,18 @@ class Coverage:
                 if 0 <= y < rect.rows and 0 <= x < rect.cols:
                     self._all[k], self._known[k] = 1, int(known[y, x])
 
+    def _burn(self, places: I64, rect: Rect, known: Bools) -> None:
+        """Count the pixels of polygons that do not overlap, in the part of a window that they lie in."""
+        shapes = self._shapes[places]
+        x0, y0, x1, y1 = shapely.total_bounds(shapes)
+        part = rect.intersection(Rect(math.floor(y0), math.floor(x0), math.ceil(y1), math.ceil(x1)))
+        if part.empty:
+            return
+        numbered = zip(shapes, range(1, len(places) + 1), strict=True)
+        burnt = rasterize(numbered, out_shape=part.shape, transform=Affine.translation(part.x0, part.y0), dtype="int32")
+        self._all[places] += np.bincount(burnt.ravel(), minlength=len(places) + 1)[1:]
+        self._known[places] += np.bincount(burnt[known[part.slices_in(rect)]], minlength=len(places) + 1)[1:]
+
     def counts(self) -> Bools:
         """Return which polygons lie by at least half where something is known.
 
@@ -136,6 +153,22 @@ class Coverage:
         """
         whole = np.maximum(self._all, shapely.area(self._shapes) * 0.95)
         return np.asarray((self._known > 0) & (2 * self._known >= whole))
+
+
+def _sheets(shapes: Geometries, tree: shapely.STRtree) -> I64:
+    """Return a sheet for each polygon, as few as a pass through them needs for those of one not to meet, `(n,)`."""
+    found = np.zeros(len(shapes), dtype=np.int64)
+    for low in range(0, len(shapes), _POLYGONS):
+        later, earlier = tree.query(shapes[low : low + _POLYGONS], predicate="intersects")
+        later += low
+        before = earlier < later
+        later, earlier = later[before], earlier[before]
+        order = np.argsort(later, kind="stable")
+        ones, starts = np.unique(later[order], return_index=True)
+        for one, others in zip(ones.tolist(), np.split(earlier[order], starts[1:]), strict=False):
+            used = set(found[others].tolist())
+            found[one] = next(sheet for sheet in range(len(used) + 1) if sheet not in used)
+    return found
 
 
 class Clipped:

@@ -333,7 +333,8 @@ def _rest(layers: Sequence[Labels], predicted: Sequence[ClassInfo]) -> Complete 
     if not any(Path(layer.files[0]).suffix.lower() in VECTOR_ENDINGS for layer in layers):
         return None
     named = {str(v) for layer in layers for v in (*(layer.values or {}).values(), layer.class_) if v is not None}
-    kinds = {kind_of(name) for name in named - {IGNORED}}
+    known = {info.name: info.kind for info in predicted}
+    kinds = {known.get(name) or kind_of(name) for name in named - {IGNORED}}
     if len(named - {IGNORED}) > 1 and not kinds <= {Kind.building, Kind.road}:
         return None  # a map rather than footprints: what it leaves blank is unknown
     return Complete(rest=_background(predicted, named))

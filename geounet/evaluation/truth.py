@@ -8,7 +8,7 @@ classes of the prediction are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,13 +47,34 @@ class Spec:
     root: Path
 
     def names(self) -> tuple[set[str], set[str]]:
-        """Return the classes that labels name, and those that they only rule out (`{not: class}`)."""
+        """Return the classes that labels name, and those that they only rule out (`{not: class}`).
+
+        Those of contacts are apart (`contacts`): no contact is labelled as such, it follows from the polygons.
+        """
         said: list[Not | str | None] = [] if self.complete is None else [self.complete.rest]
         for layer in self.layers:
             said += [*(layer.values or {}).values(), *(layer.colours or {}).values(), layer.class_]
             said += [] if layer.others in ("refuse", "skip") else [layer.others]
         named = {s for s in said if isinstance(s, str)} - {IGNORED}
         return named, {s.not_ for s in said if isinstance(s, Not)}
+
+    def contacts(self) -> set[str]:
+        """Return the classes that the ground between features that nearly touch is."""
+        said = [layer.contact.class_ for layer in self.layers if layer.contact is not None]
+        return {s for s in said if isinstance(s, str)} - {IGNORED}
+
+    def among(self, classes: Collection[str]) -> Spec:
+        """Return the spec without contacts of classes that are not among these.
+
+        Their pixels are what the polygons say: building, and between them the rest.
+        """
+
+        def known(layer: Labels) -> bool:
+            meaning = None if layer.contact is None else layer.contact.class_
+            return meaning in (None, IGNORED) or (meaning.not_ if isinstance(meaning, Not) else meaning) in classes
+
+        kept = [layer if known(layer) else layer.model_copy(update={"contact": None}) for layer in self.layers]
+        return replace(self, layers=tuple(kept))
 
 
 @dataclass(frozen=True)
@@ -89,7 +110,8 @@ class Classes:
 def classes_of(predicted: Sequence[ClassInfo], spec: Spec) -> Classes:
     """Return the classes that labels and prediction have in common.
 
-    Contacts between buildings count as building, where labels do not know them.
+    Contacts between buildings count as building, where labels do not know them. Contacts of labels that the prediction
+    does not know are none (`Spec.among`).
 
     Raises
     ------
@@ -106,14 +128,15 @@ def classes_of(predicted: Sequence[ClassInfo], spec: Spec) -> Classes:
         )
     one_class = len(named) == 1 and ruled_out == named
     folded = {}
+    wanted = named | (spec.contacts() & {info.name for info in predicted if info.kind == Kind.contact})
     if (OTHER in named and OTHER not in known) or one_class:
-        chosen = [info for info in predicted if info.name in named]
+        chosen = [info for info in predicted if info.name in wanted]
         rest = ClassInfo(name=OTHER, code=0, colour="#dcd8d0", kind=Kind.background)
         infos = [rest, *(info.model_copy(update={"code": i}) for i, info in enumerate(chosen, 1))]
-        folded = {info.code: 0 for info in predicted if info.name not in named}
+        folded = {info.code: 0 for info in predicted if info.name not in wanted}
     else:
         building = next((info for info in predicted if info.kind == Kind.building), None)
-        kept = [i for i in predicted if building is None or i.kind != Kind.contact or i.name in named]
+        kept = [i for i in predicted if building is None or i.kind != Kind.contact or i.name in wanted]
         infos = [info.model_copy(update={"code": i}) for i, info in enumerate(kept)]
     codes = {info.name: info.code for info in infos}
     contact = next((i.code for i in infos if i.kind == Kind.building), 0)
@@ -162,6 +185,7 @@ def label_files(spec: Spec, classes: Classes, frames: Sequence[Frame], scenes: S
     LabelError
         If labels cannot be read, or lie on none of the scenes.
     """
+    spec = spec.among(classes.names)
     widened = [
         layer.model_copy(update={"width_m": 1.0}) if layer.width_m is None and _vectors(layer, spec.root) else layer
         for layer in spec.layers
@@ -192,6 +216,7 @@ class Truth:
 
     def __init__(self, labelled: Labelled, frame: Frame, scene: Path, *, pixels: bool = True) -> None:
         self.classes, self.frame = labelled.classes, frame
+        self._contacts = labelled.spec.contacts()
         self._features = labelled.features
         for features in self._features:
             if frame.crs is None and features.crs is not None:
@@ -223,9 +248,11 @@ class Truth:
             return found
         values = self._stack.read(inside)
         if is_partial(values).any():
-            # What rules out the only class there is, is other.
-            if len(self.classes.infos) == 2 and self.classes.infos[0].name == OTHER:
-                values = np.where(values == partial(1), np.uint8(0), values)
+            # What rules out the only class there is, is other; contacts follow from that class.
+            first, *rest = self.classes.infos
+            only = [info.code for info in rest if len(rest) == 1 or info.name not in self._contacts]
+            if len(only) == 1 and first.name == OTHER:
+                values = np.where(values == partial(only[0]), np.uint8(0), values)
             values = np.where(is_partial(values), np.uint8(NODATA), values)
         found[inside.slices_in(rect)] = values
         return found

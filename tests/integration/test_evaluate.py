@@ -56,6 +56,14 @@ def test_its_folder_gives_the_same(scene: SceneTruth, evaluated: tuple[Path, dic
     assert json.loads(json.dumps(result.scores)) == scores
 
 
+def test_the_manifest_tells_kinds(evaluated: tuple[Path, dict[str, Any]]) -> None:
+    out, _ = evaluated
+    expected = {info.name: info.kind.value for info in geounet.load_model("demo").card.mask_classes()}
+    (entry,) = json.loads((out / "manifest.json").read_text())["scenes"]
+    for manifest in (entry, json.loads((out / "town" / "manifest.json").read_text())):
+        assert {c["name"]: c["kind"] for c in manifest["classes"]} == expected
+
+
 def test_against_true_vectors(scene: SceneTruth, evaluated: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     out, scores = evaluated
     vectors = scene.vectors()

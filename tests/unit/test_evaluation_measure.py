@@ -333,6 +333,74 @@ def test_vectors_against_vectors(scene: Any, tmp_path: Path) -> None:
     assert "values have no names" in failing(gpkg, raster(tmp_path / "many.tif", truth))
 
 
+def box(x: float, y: float, side: float) -> Any:
+    """A square, from metres right of and below the grid's corner."""
+    return shapely.box(500000 + x, 5300000 - y - side, 500000 + x + side, 5300000 - y)
+
+
+def test_buildings_that_overlap_count_in_any_order(tmp_path: Path) -> None:
+    houses = [box(5, 5, 10), box(25, 5, 10)]
+    labels, pred = tmp_path / "labels.gpkg", tmp_path / "found.gpkg"
+    geopandas.GeoDataFrame(geometry=houses, crs=UTM).to_file(labels)
+    mask = raster(tmp_path / "s_mask.tif", np.zeros(SIZE, np.uint8), NAMES)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    manifest = {
+        "name": "s",
+        "classes": [{"name": name, "code": code, "colour": "#123456"} for code, name in NAMES.items()],
+        "files": {"mask": str(mask), "vectors": str(pred)},
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    small, large = box(22, 47, 2), box(20, 45, 10)
+    for extra in ([small, large], [large, small]):
+        geopandas.GeoDataFrame(geometry=[*houses, *extra], crs=UTM).to_file(pred, layer="buildings")
+        found = evaluate(folder, labels).scores["buildings"]
+        assert (found["truth"], found["found"], found["f1_50"]) == (2, 4, pytest.approx(2 / 3))
+
+
+def test_a_building_with_a_spike_counts(scene: Any, tmp_path: Path) -> None:
+    pred = scene[0]
+    x, y, right = 500002.5, 5299997.5, 500010.0
+    spiked = shapely.Polygon([(x, y), (right, y), (right + 3, y), (right, y), (right, y - 7), (x, y - 7)])
+    path = tmp_path / "houses.gpkg"
+    geopandas.GeoDataFrame(geometry=[spiked, box(40, 30, 8)], crs=UTM).to_file(path)
+    scores = evaluate(pred, path).scores
+    assert scores["buildings"]["truth"] == 2
+    assert scores["landcover"]["building"]["truth_pixels"] == 15 * 14 + 16 * 16
+
+
+def test_contacts_of_a_label_file(scene: Any, tmp_path: Path) -> None:
+    pred, _, found, _ = scene
+    geopandas.GeoDataFrame(geometry=[box(5, 5, 10), box(15.5, 5, 10)], crs=UTM).to_file(tmp_path / "houses.gpkg")
+
+    def scores(mask: Path, contact: str, rest: str = "other") -> Any:
+        path = tmp_path / "labels.yaml"
+        layer = f"{{files: houses.gpkg, class: building{contact}}}"
+        path.write_text(f"labels:\n  - {layer}\ncomplete: {{rest: {rest}}}\n")
+        return {**evaluate(mask, labels=path).scores, "scenes": []}
+
+    plain = scores(pred, "")
+    assert plain["classes"] == ["other", "building"]
+    # The prediction has no such class: what the polygons say.
+    for contact in (", contact: {distance_m: 1}", ", contact: {class: {not: wall}, distance_m: 1}"):
+        for rest in ("other", "{not: building}"):
+            assert scores(pred, contact, rest) == plain
+    # Another class is of no interest where only one is known.
+    assert scores(pred, ", contact: {class: {not: road}, distance_m: 1}", "{not: building}") == plain
+    # A class of its own, if the prediction knows it; without contacts in the labels it is building.
+    walls = found.copy()
+    walls[10:30, 30:31] = 4
+    mask = raster(tmp_path / "w_mask.tif", walls, {**NAMES, 4: "contact"})
+    apart = scores(mask, ", contact: {distance_m: 1}")
+    assert apart["classes"] == ["other", "building", "contact"]
+    # Between the houses lies one pixel, within a metre of both one more on either side, and one beyond the ends.
+    pixels = apart["landcover"]["contact"]["truth_pixels"]
+    assert pixels == pytest.approx(3 * 22, abs=4)
+    assert apart["pixel"]["iou"]["contact"] == pytest.approx(20 / pixels)
+    assert scores(mask, ", contact: {distance_m: 1}", "{not: building}") == apart
+    assert scores(mask, "")["classes"] == ["other", "building"]
+
+
 def test_roads_as_lines(scene: Any, tmp_path: Path) -> None:
     pred, _, found, _ = scene
     courses = [[(0, 74), (63, 74)], [(63, 74), (120, 74)], [(63, 0), (63, 74)], [(63, 74), (63, 150)]]
@@ -470,6 +538,31 @@ def test_the_folder_of_a_run(scene: Any, tmp_path: Path) -> None:
     (tmp_path / "out" / "manifest.json").write_text(json.dumps({"scenes": [entry]}))
     with pytest.raises(JobError, match="overlap"):
         evaluate(tmp_path / "out", labels)
+
+
+def test_kinds_are_those_of_the_manifest(scene: Any, tmp_path: Path) -> None:
+    _, _, found, truth = scene
+    names = {0: "land", 1: "hut", 2: "way", 3: "water"}
+    labels = raster(tmp_path / "huts.tif", truth, names)
+    houses = footprints(tmp_path / "houses.gpkg", truth, UTM, what=["hut"] * len(polygons(truth, 1)))
+    raster(tmp_path / "bare.tif", found)
+    kinds = {"hut": "building", "way": "road"}
+    classes = [{"name": n, "code": c, "colour": "#123456", "kind": kinds.get(n, "other")} for c, n in names.items()]
+    manifest: dict[str, Any] = {"name": "s", "files": {"mask": "bare.tif"}, "classes": classes}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    expected = evaluate(*scene[:2]).scores
+    scores = evaluate(tmp_path, labels).scores
+    assert scores["buildings"] == expected["buildings"]
+    assert scores["roads"] == expected["roads"]
+    # Nobody said that polygons are huts, and what lies between.
+    assert evaluate(tmp_path, houses).scores["classes"] == ["other", "hut"]
+    how = {"column": "what", "values": {"hut": "hut", "way": "way"}, "others": "skip"}
+    assert evaluate(tmp_path, houses, how=how).scores["classes"] == ["other", "hut", "way"]
+    # Manifests of before tell no kinds, and some day there may be others.
+    for kind in ({}, {"kind": "bridge"}):
+        manifest["classes"] = [{"name": n, "code": c, "colour": "#123456"} | kind for c, n in NAMES.items()]
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+        assert evaluate(tmp_path, scene[1]).scores["buildings"] == expected["buildings"]
 
 
 def test_the_page(scene: Any, tmp_path: Path) -> None:

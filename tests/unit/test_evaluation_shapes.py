@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,13 @@ import pyproj
 import pytest
 import shapely
 from affine import Affine
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from rasterio.features import rasterize
 from rasterio.features import shapes as outlines
 
-from geounet.evaluation.graph import graph
+from geounet.evaluation.graph import SAME, graph
 from geounet.evaluation.metric import metric
 from geounet.evaluation.shapes import AREAS, LINES, Clipped, Coverage, parts, polygonized, skeletonized, within
 from geounet.types import Rect
@@ -127,6 +128,19 @@ def test_shares_of_polygons_are_those_of_their_pixels(known: np.ndarray, side: i
         assert counts == (known[burnt].sum() > 0 and 2 * known[burnt].sum() >= whole)
 
 
+@given(arrays(bool, (12, 14)), st.integers(3, 14), st.integers(0, 2**32 - 1))
+@settings(max_examples=40)
+def test_polygons_that_overlap_count_each_on_its_own(known: np.ndarray, side: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    low, size = random.integers(-1, 12, (12, 2)), random.integers(1, 9, (12, 2))
+    shapes = np.array([shapely.box(*a, *(a + b)) for a, b in zip(low, size, strict=True)])
+    cover, alone = Coverage(shapes), [Coverage(shapes[k : k + 1]) for k in range(len(shapes))]
+    for rect in windows(known.shape, side):
+        for one in (cover, *alone):
+            one.add(rect, known[rect.y0 : rect.y1, rect.x0 : rect.x1])
+    assert cover.counts().tolist() == [bool(one.counts()[0]) for one in alone]
+
+
 def test_polygons_without_a_pixel_centre_count_with_their_pixel() -> None:
     tiny = np.array([shapely.box(2.1, 3.1, 2.2, 3.2), shapely.box(5.1, 3.1, 5.2, 3.2)])
     known = np.zeros((8, 8), bool)
@@ -138,6 +152,7 @@ def test_polygons_without_a_pixel_centre_count_with_their_pixel() -> None:
 
 
 @given(arrays(bool, (12, 14)), st.integers(3, 14), st.integers(0, 2**32 - 1))
+@example(np.ones((12, 14), bool), 3, 73)  # two lines that meet at the edge of a window, and cross within it
 @settings(max_examples=40)
 def test_parts_of_lines_lie_on_known_pixels(known: np.ndarray, side: int, seed: int) -> None:
     random = np.random.default_rng(seed)
@@ -149,8 +164,10 @@ def test_parts_of_lines_lie_on_known_pixels(known: np.ndarray, side: int, seed: 
     expected = shapely.intersection(shapely.union_all(lines), area).length
     found = clipped.lines()
     assert shapely.union_all(found).length == pytest.approx(expected, abs=1e-6)
-    # Pieces of neighbouring windows meet: as a graph they are as long, and no more pieces than what was cut apart.
-    assert graph(found).length == pytest.approx(sum(x.length for x in found), abs=0.2)
+    # Pieces of neighbouring windows meet: as a graph they are as long. What has both ends in common is one piece.
+    ends = [e for line in found for e in pairwise(shapely.get_coordinates(line))]
+    pieces = {frozenset(tuple(np.round(p / SAME)) for p in e): np.linalg.norm(e[1] - e[0]) for e in ends}
+    assert graph(found).length == pytest.approx(sum(pieces.values()), abs=0.2)
 
 
 def test_a_line_over_windows_is_one_edge() -> None:
