@@ -13,6 +13,7 @@ from typing import Any
 from geounet.config.job import Job, Vector
 from geounet.config.layers import resolve_layers
 from geounet.engine.ledger import fingerprint
+from geounet.engine.manifest import remove_replaced
 from geounet.engine.plan import versions
 from geounet.engine.pool import InlinePool, Pool, PoolExecutor
 from geounet.engine.scene import Progress, SceneRun
@@ -87,10 +88,15 @@ def mosaics(
     for path, (model, bundle) in zip(names(job, list(bundles)), bundles.items(), strict=False):
         here = [(r, s) for r, s in zip(runs, scenes, strict=True) if r.bundle is bundle and s["state"] != "failed"]
         sections = resolve_layers(job, bundle.card)
-        if not here or sections is None:
+        if sections is None:
+            continue
+        if not here:  # the next run must still know the file as this job's
+            made += [
+                {**entry, "state": "unchanged"} for entry in before if entry["name"] == path.stem and entry["files"]
+            ]
             continue
         settings = sections.model_dump(mode="json", by_alias=True)
-        key = fingerprint(versions(), settings, [[s["name"], s["key"]] for _, s in here])
+        key = fingerprint(versions(), settings, [_identity(s) for _, s in here])
         entry = {"name": path.stem, "model": model, "scenes": [s["name"] for _, s in here], "key": key, "error": None}
         last = next((e for e in before if e["name"] == path.stem and e.get("key") == key), None)
         if last is not None and last["files"] and all((path.parent / f).exists() for f in last["files"].values()):
@@ -104,6 +110,9 @@ def mosaics(
             logger.error("%s: %s", path.name, error)
             made.append({**entry, "state": "failed", "error": str(error), "files": {}})
             continue
+        for older in before:
+            if older["name"] == path.stem:
+                remove_replaced(path.parent, older, report["files"])
         made.append(
             {
                 **entry,
@@ -115,6 +124,11 @@ def mosaics(
             }
         )
     return made
+
+
+def _identity(entry: Mapping[str, Any]) -> list[str]:
+    """Return what a finished scene is known by; which blocks failed decides the mask, too."""
+    return [entry["name"], entry["key"], *entry.get("blocks", {}).get("failed", [])]
 
 
 def _make(

@@ -17,7 +17,7 @@ from typing import Any
 from geounet.atomic import write_text
 from geounet.batch import mosaic
 from geounet.batch.attempts import Attempts, settled
-from geounet.batch.lock import locked
+from geounet.batch.lock import HIDDEN, locked_output
 from geounet.batch.overlap import run_all
 from geounet.batch.scenes import find_scenes
 from geounet.config.job import Job
@@ -61,7 +61,7 @@ class RunResult:
 def work_folder(job: Job) -> Path:
     """Return where ledger, lock and parts go."""
     if job.outputs.work == "auto":
-        return Path(job.outputs.folder).absolute() / ".geounet"
+        return Path(job.outputs.folder).absolute() / HIDDEN
     return Path(job.outputs.work).absolute()
 
 
@@ -118,7 +118,8 @@ def _scene_run(job: Job, spec: SceneSpec, bundle: Bundle) -> SceneRun:
 def run(job: Job, client: Any = None, progress: Progress | None = None, *, rounds: Rounds | None = None) -> RunResult:
     """Run a job: scenes in, masks and GeoPackages out.
 
-    A run that was killed is continued; finished output of the same job, model and input is left as it is.
+    A run that was killed is continued; finished output of the same job, model and input is left as it is, unless
+    blocks of it failed and `outputs.overwrite` is set.
 
     Parameters
     ----------
@@ -130,7 +131,8 @@ def run(job: Job, client: Any = None, progress: Progress | None = None, *, round
         Told what happens; None is silent.
     rounds
         Run it as one of many times: where no scene is found there is nothing to do, scenes that are being written wait,
-        and scenes that keep failing are left alone. The manifest names those that wait in `waiting`.
+        and scenes that keep failing, or of which blocks failed, are left alone. The manifest names those that wait in
+        `waiting`.
 
     Raises
     ------
@@ -154,9 +156,10 @@ def run(job: Job, client: Any = None, progress: Progress | None = None, *, round
         logger.info("%s: is being written; left for the next time", spec.files[0])
     runs = scene_runs(job, specs)
     out = Path(job.outputs.folder).absolute()
-    with locked(work_folder(job)), ExitStack() as stack:
+    with locked_output(out, work_folder(job)), ExitStack() as stack:
         attempts = None if rounds is None else Attempts(work_folder(job), rounds.tries)
-        last = (read_manifest(out) or {}).get("mosaics", [])
+        before = read_manifest(out)
+        last = (before or {}).get("mosaics", [])
         mosaic.check(job, [run.bundle.card.name for run in runs], last)
         cluster = _Cluster(job, client, stack)
         if not all((scene.folder / "manifest.json").exists() for scene in runs):
@@ -166,7 +169,7 @@ def run(job: Job, client: Any = None, progress: Progress | None = None, *, round
         for index, scene in enumerate(runs):
             left = None if attempts is None else attempts.given_up(scene)
             try:
-                done = scene.finished()
+                done = scene.finished(mend=rounds is None)
             except JobError:
                 raise
             except GeounetError as error:
@@ -210,7 +213,8 @@ def run(job: Job, client: Any = None, progress: Progress | None = None, *, round
         }
         if rounds is not None:
             manifest["waiting"] = [spec.name for spec in waiting]
-        if todo or any(entry["state"] != "unchanged" for entry in made) or not (out / "manifest.json").exists():
+        fresh = bool(todo) or any(entry["state"] != "unchanged" for entry in made)
+        if fresh or _wanting(manifest) or before is None or _told(before) != _told(manifest):
             _write(out, manifest)
     return RunResult(exit_code, manifest, out)
 
@@ -291,6 +295,18 @@ def _exit_code(entries: list[dict[str, Any]]) -> int:
     if failed:
         return 1 if len(failed) == len(entries) else 3
     return 3 if any(e.get("blocks", {}).get("failed") for e in entries) else 0
+
+
+def _wanting(manifest: dict[str, Any]) -> bool:
+    """Return whether a run left scenes undone: that is told anew each time."""
+    return bool(manifest.get("waiting")) or any(entry["state"] == "failed" for entry in manifest["scenes"])
+
+
+def _told(manifest: dict[str, Any]) -> tuple[list[tuple[Any, ...]], list[str]]:
+    """Return what changes where scenes come and go without work: which there are, whether they failed, which wait."""
+    entries = manifest.get("scenes", [])
+    scenes = [(entry.get("name"), entry.get("folder"), entry.get("state") == "failed") for entry in entries]
+    return scenes, manifest.get("waiting", [])
 
 
 def _write(out: Path, manifest: dict[str, Any]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 from geounet.config.job import BandSet, Job
@@ -32,11 +34,10 @@ def find_scenes(job: Job, *, some: bool = True) -> list[SceneSpec]:
     JobError
         If a pattern matches nothing, or two scenes have one name.
     """
-    out = Path(job.outputs.folder).resolve()
     specs: list[SceneSpec] = []
     seen: set[tuple[Path, ...]] = set()
     names: dict[str, str] = {}
-    for name, files in _expand(job, out, some=some):
+    for name, files in _expand(job, some=some):
         key = tuple(f.resolve() for f in files)
         if key in seen:
             continue
@@ -66,27 +67,44 @@ def _spec(job: Job, name: str, files: list[Path]) -> SceneSpec:
     )
 
 
-def _expand(job: Job, out: Path, *, some: bool) -> Iterator[tuple[str, list[Path]]]:
+def _expand(job: Job, *, some: bool) -> Iterator[tuple[str, list[Path]]]:
+    out = Path(job.outputs.folder).resolve()
+    work = out if job.outputs.work == "auto" else Path(job.outputs.work).resolve()
     for entry in job.scenes:
         if isinstance(entry, BandSet):
             yield entry.name, [Path(f) for f in entry.files]
             continue
         path = Path(entry)
         if path.is_dir():
-            found = [p for p in sorted(path.rglob("*")) if _is_scene(p, out)]
+            found = [p for p in sorted(path.rglob("*")) if _is_scene(p) and not _is_ours(p, path, out, work)]
             if some and not found:
                 raise JobError(f"{entry}: the folder holds no raster ({', '.join(sorted(ENDINGS)[:6])}, …)")
         elif path.exists() or not glob.has_magic(entry):
             found = [path]  # a missing file is one scene's failure, not the job's
         else:
             matches = (Path(p) for p in glob.iglob(entry, recursive=True))
-            found = sorted(p for p in matches if p.is_file() and not p.resolve().is_relative_to(out))
+            start = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
+            found = sorted(p for p in matches if p.is_file() and not _is_ours(p, start, out, work))
             if some and not found:
                 raise JobError(f"{entry}: matches no file")
         for file in found:
             yield file.stem, [file]
 
 
-def _is_scene(path: Path, out: Path) -> bool:
+def _is_scene(path: Path) -> bool:
     hidden = any(part.startswith(".") for part in path.parts[-3:] if part not in (".", ".."))
-    return path.suffix.lower() in ENDINGS and path.is_file() and not hidden and not path.resolve().is_relative_to(out)
+    return path.suffix.lower() in ENDINGS and path.is_file() and not hidden
+
+
+def _is_ours(path: Path, start: Path, out: Path, work: Path) -> bool:
+    """Return whether a file that a search from `start` found is a result, or a part that a run left behind."""
+    path = path.resolve()
+    if path.is_relative_to(out):
+        return True
+    if not path.is_relative_to(work):
+        return False
+    if not start.resolve().is_relative_to(work):
+        return True
+    # Scenes that lie in the work folder themselves: only what is placed as parts are (`Ledger.folder`) is left out.
+    stage, *below = path.relative_to(work).parts
+    return stage == "mosaics" or (stage == "scenes" and any(re.fullmatch("[0-9a-f]{16}", name) for name in below[1:-1]))

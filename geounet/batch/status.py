@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from geounet.batch.lock import locked
+from geounet.batch.lock import HIDDEN, is_locked, locked
 from geounet.engine.ledger import folder_bytes
 from geounet.engine.manifest import read_manifest
-from geounet.errors import GeounetError, LockedError
+from geounet.errors import GeounetError
 
 
 def _work(out: Path, work: Path | None) -> Path:
-    return work if work is not None else out / ".geounet"
+    return work if work is not None else out / HIDDEN
 
 
 def read_status(out: Path, work: Path | None = None) -> dict[str, Any]:
-    """Return the state of an output folder.
+    """Return the state of an output folder, also where one may only read, and without being in a run's way.
 
     Returns
     -------
     `running` (whether a run holds the lock), `scenes`: one entry a finished scene, an unfinished one, or one that the
     last run could not do, with `name`, `state` (`done`, `running`, `interrupted`, `failed`), `blocks`, `error` and
-    `bytes`.
+    `bytes` (of parts). A scene that is done stays so until a run at work makes it anew; `error` says if the last run
+    could not.
 
     Raises
     ------
@@ -35,12 +37,14 @@ def read_status(out: Path, work: Path | None = None) -> dict[str, Any]:
     folder = _work(out, work)
     if not folder.is_dir() and not (out / "manifest.json").exists():
         raise GeounetError(f"{out}: no output folder of a run (it holds neither manifest.json nor .geounet)")
-    running = _is_locked(folder)
+    running = is_locked(out / HIDDEN) or is_locked(folder)
+    # Before the manifests: what ends meanwhile is then found in both places, not in none.
+    ledgers = _ledgers(folder)
     scenes: dict[str, dict[str, Any]] = {}
     for path in sorted(out.glob("*/manifest.json")) + sorted(out.glob("*/*/manifest.json")):
         manifest = read_manifest(path.parent)
         if manifest is not None and manifest.get("state") == "done":
-            name = str(path.parent.relative_to(out))
+            name = path.parent.relative_to(out).as_posix()
             blocks = manifest.get("blocks", {})
             scenes[name] = {
                 "name": name,
@@ -50,38 +54,65 @@ def read_status(out: Path, work: Path | None = None) -> dict[str, Any]:
                 "finished": manifest.get("finished"),
                 "error": None,
             }
-    for entry in _last_run(out):
-        if entry.get("state") == "failed" and entry["name"] not in scenes:
-            scenes[entry["name"]] = {"name": entry["name"], "state": "failed", "error": entry.get("error")}
-    for path in _ledgers(folder):
-        name = str(path.parent.relative_to(folder / "scenes"))
-        record = json.loads((path / "record.json").read_text(encoding="utf-8"))
-        entry = scenes.get(name, {"name": name, "error": None})
-        entry["state"] = "running" if running else ("failed" if entry.get("state") == "failed" else "interrupted")
-        entry["blocks"] = {"total": _total(record), "done": len(list((path / "receipts" / "infer").glob("*.json")))}
-        entry["bytes"] = folder_bytes([path])
-        events = _events(path)
-        entry["worker_deaths"] = sum(e["event"] == "death" for e in events)
-        errors = [e for e in events if e["event"] == "failed"]  # what raised once may have succeeded since
-        if errors and not entry.get("error"):
-            entry["error"] = errors[-1].get("error")
-        scenes[name] = entry
+    last = read_manifest(out) or {}
+    for entry in last.get("scenes", []):
+        if entry.get("state") != "failed":
+            continue
+        name, error = entry.get("folder") or entry["name"], entry.get("error")
+        if name not in scenes:
+            scenes[name] = {"name": name, "state": "failed", "error": error}
+        elif _seconds(scenes[name]["finished"]) <= _seconds(last.get("finished")):
+            scenes[name]["error"] = f"the last run failed: {error}"
+    for name, parts in ledgers:
+        began, bytes_ = parts.pop("began"), parts.pop("bytes")
+        known = scenes.setdefault(name, {"name": name, "error": None})
+        known["bytes"] = known.get("bytes", 0) + bytes_
+        # Finished output stays it, whatever older runs left behind, until a run at work replaces it.
+        if known.get("state") == "done" and not (running and began > _seconds(known["finished"]) + 1):
+            continue
+        known["state"] = "running" if running else ("failed" if known.get("state") == "failed" else "interrupted")
+        error = parts.pop("error")
+        known |= {**parts, "error": known["error"] or error}
     return {"folder": str(out), "running": running, "scenes": [scenes[name] for name in sorted(scenes)]}
 
 
-def _is_locked(folder: Path) -> bool:
-    if not (folder / "lock").exists():
-        return False
+def _ledgers(folder: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Return the names of scenes that have parts, with what these say; what a run removes meanwhile is left out."""
+    found = []
+    for root, folders, names in os.walk(folder / "scenes"):
+        if "record.json" not in names:
+            continue
+        folders.clear()
+        path = Path(root)
+        try:
+            total = _total(json.loads((path / "record.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        events = _events(path)
+        errors = [e for e in events if e["event"] == "failed"]  # what raised once may have succeeded since
+        parts = {
+            "blocks": {"total": total, "done": _receipts(path / "receipts" / "infer")},
+            "bytes": folder_bytes([path]),
+            "worker_deaths": sum(e["event"] == "death" for e in events),
+            "error": errors[-1].get("error") if errors else None,
+            "began": max((e["time"] for e in events if e["event"] == "start"), default=0.0),
+        }
+        found.append((path.parent.relative_to(folder / "scenes").as_posix(), parts))
+    return sorted(found, key=lambda entry: (entry[0], entry[1]["began"]))
+
+
+def _receipts(folder: Path) -> int:
     try:
-        with locked(folder):
-            return False
-    except LockedError:
-        return True
+        return sum(path.suffix == ".json" and not path.name.startswith(".") for path in folder.iterdir())
+    except OSError:
+        return 0
 
 
-def _ledgers(folder: Path) -> Iterator[Path]:
-    for record in sorted((folder / "scenes").glob("**/record.json")):
-        yield record.parent
+def _seconds(moment: Any) -> float:
+    try:
+        return datetime.fromisoformat(moment).timestamp()
+    except (TypeError, ValueError):
+        return 0.0
 
 
 def _total(record: dict[str, Any]) -> int:
@@ -96,21 +127,17 @@ def _total(record: dict[str, Any]) -> int:
 def _events(path: Path) -> list[dict[str, Any]]:
     events = []
     try:
-        for line in (path / "journal.jsonl").read_text(encoding="utf-8").splitlines():
-            try:
-                events.append(json.loads(line))
-            except ValueError:
-                continue  # a line that a killed driver left unfinished
+        text = (path / "journal.jsonl").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
+    for line in text.splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue  # a line that a killed driver left unfinished
+        if isinstance(event, dict) and "event" in event and isinstance(event.get("time"), int | float):
+            events.append(event)
     return events
-
-
-def _last_run(out: Path) -> list[dict[str, Any]]:
-    try:
-        return list(json.loads((out / "manifest.json").read_text(encoding="utf-8"))["scenes"])
-    except (OSError, ValueError, KeyError):
-        return []
 
 
 def clean(out: Path, work: Path | None = None) -> tuple[int, int]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,63 @@ from typing import Any
 from geounet.atomic import atomic, write_text
 from geounet.config.job import Job
 from geounet.engine.plan import Plan, versions
+from geounet.errors import OutputExistsError
+from geounet.grid.blocks import BlockId
 from geounet.models.bundle import Bundle
+from geounet.predict.decide import add_counts
+from geounet.types import NODATA
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "geounet-manifest/1"
+
+Counts = list[dict[str, int]]
+"""For each band of a mask, how many pixels have each value."""
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """Return the manifest of finished output in a folder; None where there is none or it is not readable."""
     try:
         return dict(json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         return None
+
+
+def finished_output(folder: Path, key: str, *, overwrite: bool, mend: bool) -> dict[str, Any] | None:
+    """Return the manifest of finished output, as `unchanged`, or None if there is work to do.
+
+    Parameters
+    ----------
+    folder
+        Of a scene.
+    key
+        What the output is to be known by: job, model and input.
+    overwrite
+        Whether other output may be replaced.
+    mend
+        Whether, where `overwrite` is set, output with failed blocks is made anew.
+
+    Raises
+    ------
+    OutputExistsError
+        If the output is of another key and may not be replaced.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return None
+    holes = mend and manifest.get("blocks", {}).get("failed")
+    if overwrite and (manifest.get("key") != key or holes):
+        return None
+    if manifest.get("key") == key and manifest.get("state") == "done":
+        missing = [f for f in manifest.get("files", {}).values() if not (folder / f).exists()]
+        if not missing:
+            return {**manifest, "state": "unchanged"}
+        logger.warning("%s: %s is gone from the finished output; it is made anew", folder, missing[0])
+        return None
+    raise OutputExistsError(
+        f"{folder}: holds finished output of another job, model or input; set outputs.overwrite: true "
+        "(--overwrite) to replace it, or choose another output folder"
+    )
 
 
 def scene_manifest(
@@ -53,7 +100,9 @@ def scene_manifest(
         "job": job.model_dump(mode="json", by_alias=True),
         "versions": versions(),
         "model": {"name": bundle.card.name, "sha256": bundle.sha256, "head": plan.card.head},
-        "classes": [{"name": c.name, "code": c.code, "colour": c.colour} for c in plan.card.mask_classes()],
+        "classes": [
+            {"name": c.name, "code": c.code, "colour": c.colour, "kind": c.kind.value} for c in plan.card.mask_classes()
+        ],
         "valid_pixels": _valid(plan, counts),
         "input": info.to_dict(),
         "grid": plan.grid_summary,
@@ -62,7 +111,7 @@ def scene_manifest(
         "batch": recipe.batch,
         "tta": recipe.tta,
         "tiles": {"grid": recipe.tiles.count, "valid": tiles, "inferred": tiles},
-        "blocks": {"total": recipe.blocks.count, "done": len(infer), "failed": failed},
+        "blocks": {"total": recipe.blocks.count, "done": len(set(infer) - set(failed)), "failed": failed},
         "worker_deaths": deaths,
         "batch_halved": any(bool(receipt.get("halved")) for receipt in infer.values()),
         "started": started.isoformat(timespec="seconds"),
@@ -75,6 +124,30 @@ def scene_manifest(
         "warnings": [*info.warnings, *warnings, *(f"block {name} failed: its pixels are nodata" for name in failed)],
         "files": dict(files),
     }
+
+
+def count_pixels(plan: Plan, receipts: Iterable[tuple[str, Mapping[str, Any]]], failed: Iterable[BlockId]) -> Counts:
+    """Return for each mask band how many pixels have each value.
+
+    Parameters
+    ----------
+    plan
+        Of a scene that is not resampled.
+    receipts
+        Of inferred and sealed blocks, with the blocks' names.
+    failed
+        Blocks that are nodata as a whole, whatever their receipts count.
+    """
+    lost = {str(block): plan.recipe.blocks.block(block).owned for block in failed}
+    counts: Counts = []
+    for name, receipt in receipts:
+        if name not in lost:
+            counts = add_counts(counts, receipt["counts"])
+    if lost:
+        bands = plan.card.channels if plan.card.head == "multilabel" else 1
+        hole = sum(owned.rows * owned.cols for owned in lost.values())
+        counts = add_counts(counts, [{str(NODATA): hole}] * bands)
+    return counts
 
 
 def _areas(plan: Plan, counts: list[dict[str, int]]) -> dict[str, Any]:
@@ -100,11 +173,13 @@ def _valid(plan: Plan, counts: list[dict[str, int]]) -> int:
 def publish(manifest: dict[str, Any], plan: Plan, staging: Path, folder: Path, started: datetime) -> None:
     """Give the files of a scene their final names, the STAC item and the manifest last.
 
-    Until the manifest is there the output does not count as finished, and the next run makes it again.
+    Until the manifest is there the output does not count as finished, and the next run makes it again. What finished
+    output that it replaces had besides, vectors that are no longer asked for say, goes at the end.
     """
     from geounet.report.stac import write_item
 
     folder.mkdir(parents=True, exist_ok=True)
+    before = read_manifest(folder)
     (folder / "manifest.json").unlink(missing_ok=True)
     files = dict(manifest["files"])
     for name in files.values():
@@ -124,6 +199,33 @@ def publish(manifest: dict[str, Any], plan: Plan, staging: Path, folder: Path, s
     files["item"] = item.name
     manifest["files"] = files
     write_text(folder / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    remove_replaced(folder, before, files)
+
+
+def remove_replaced(folder: Path, before: Mapping[str, Any] | None, files: Mapping[str, str]) -> None:
+    """Remove the files of older output that newer output in the same folder lacks: they would pass for newer ones.
+
+    Parameters
+    ----------
+    folder
+        Where both lie.
+    before
+        What named the older files; its `files` may say anything, so only plain names of files are followed.
+    files
+        Names of the newer ones, by key.
+    """
+    old = (before or {}).get("files")
+    # Some file systems take names that differ in case for one.
+    kept = {name.casefold() for name in (*files.values(), "manifest.json")}
+    for name in old.values() if isinstance(old, dict) else ():
+        if not isinstance(name, str) or name.casefold() in kept or "\\" in name or Path(name).name != name:
+            continue
+        path = folder / name
+        try:
+            if path.is_file():
+                path.unlink()
+        except OSError as error:  # opened in Windows; the new output is whole all the same
+            logger.warning("%s: of older output, cannot be removed: %s", path, error.strerror)
 
 
 def _move(source: Path, dest: Path) -> None:

@@ -13,7 +13,7 @@ from geounet.config.job import Job, Vector
 from geounet.config.layers import WITHOUT_METRES, metres_asked, resolve_layers
 from geounet.engine.cluster import Layout
 from geounet.engine.ledger import Ledger, fingerprint
-from geounet.engine.manifest import publish, read_manifest, scene_manifest
+from geounet.engine.manifest import count_pixels, finished_output, publish, scene_manifest
 from geounet.engine.plan import (
     Plan,
     check_bands,
@@ -28,7 +28,7 @@ from geounet.engine.plan import (
 )
 from geounet.engine.pool import InlinePool, Outcome, Pool, PoolExecutor, Task
 from geounet.engine.timer import Timer
-from geounet.errors import GeounetError, OutputExistsError, SceneError
+from geounet.errors import GeounetError, SceneError
 from geounet.grid.blocks import Block, BlockId
 from geounet.models.bundle import Bundle
 from geounet.predict.decide import add_counts
@@ -130,8 +130,7 @@ class SceneRun:
             with self._timed("regrid"):
                 counts = self._regrid(recipe, ledger, failed)
         else:
-            for receipt in [*infer.values(), *seal.values()]:
-                counts = add_counts(counts, receipt["counts"])
+            counts = count_pixels(plan, [*infer.items(), *seal.items()], failed)
         return Inferred(plan, ledger, infer, counts, failed, started)
 
     def draw(self, inferred: Inferred) -> Drawn:
@@ -220,8 +219,10 @@ class SceneRun:
         except SceneError:
             return spec, info
 
-    def finished(self) -> dict[str, Any] | None:
+    def finished(self, *, mend: bool = True) -> dict[str, Any] | None:
         """Return the manifest of this job's finished output, or None if there is work to do. Needs no cluster.
+
+        Where `overwrite` is set, and `mend`, output with failed blocks is no finished one.
 
         Raises
         ------
@@ -233,7 +234,8 @@ class SceneRun:
         spec, info = self.describe()
         choose_grid(info, self.bundle.card, self.job)
         self._layers(info)
-        return self._finished(job_key(self.job, pixel_key(self.job, self.bundle, info, spec)))
+        key = job_key(self.job, pixel_key(self.job, self.bundle, info, spec))
+        return finished_output(self.folder, key, overwrite=self.job.outputs.overwrite, mend=mend)
 
     def prepare(self, *, dry: bool = False, workers: int | None = None) -> tuple[Plan, Ledger]:
         """Resolve the job for this scene for a number of workers (None: those there are); `dry` leaves no record."""
@@ -296,13 +298,16 @@ class SceneRun:
         dry: bool,
     ) -> Recipe:
         job, bundle, threads = self.job, self.bundle, self._threads()
+        device = job.predict.device
+        if not dry and device.startswith("cuda") and self.layout is not None and self.layout.devices:
+            device = "cuda"  # the worker of a local cluster sees the one that was asked for, and no other
         answer = self._one(
             "probe",
             probe,
             (
                 str(bundle.folder),
                 bundle.sha256,
-                job.predict.device,
+                device,
                 job.predict.precision,
                 None if dry else str(self.work),
             ),
@@ -328,21 +333,6 @@ class SceneRun:
             threads=threads,
             keep_probability=keeps_probability(job),
             folder=str(ledger.folder),
-        )
-
-    def _finished(self, key: str) -> dict[str, Any] | None:
-        manifest = read_manifest(self.folder)
-        if manifest is None or (self.job.outputs.overwrite and manifest.get("key") != key):
-            return None
-        if manifest.get("key") == key and manifest.get("state") == "done":
-            missing = [f for f in manifest.get("files", {}).values() if not (self.folder / f).exists()]
-            if not missing:
-                return {**manifest, "state": "unchanged"}
-            logger.warning("%s: %s is gone from the finished output; it is made anew", self.folder, missing[0])
-            return None
-        raise OutputExistsError(
-            f"{self.folder}: holds finished output of another job, model or input; set outputs.overwrite: true "
-            "(--overwrite) to replace it, or choose another output folder"
         )
 
     # Stages --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,121 @@
+"""What a run tells in its output folder, where nothing is to be inferred: the scenes' checks stand in for them."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+
+from geounet.batch import run as batch_run
+from geounet.batch.lock import locked
+from geounet.batch.run import Rounds, run
+from geounet.batch.status import read_status
+from geounet.config.job import Job
+from geounet.engine.scene import SceneRun
+from geounet.errors import LockedError, SceneError
+
+MADE: dict[str, Any] = {"state": "unchanged", "key": "k", "files": {}, "blocks": {"failed": []}}
+
+
+@pytest.fixture
+def incoming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which scenes arrive: those named `bad…` are refused, others are done already."""
+
+    def finished(scene: SceneRun, *, mend: bool) -> dict[str, Any]:
+        assert not mend, "a batch makes nothing anew for blocks that failed"
+        if scene.spec.name.startswith("bad"):
+            raise SceneError(f"{scene.spec.files[0]}: not recognised as a raster")
+        return {"name": scene.spec.name, **MADE}
+
+    monkeypatch.setattr(SceneRun, "finished", finished)
+    (tmp_path / "in").mkdir()
+    return tmp_path / "in"
+
+
+def arrive(path: Path, *, age_s: float = 3600) -> None:
+    path.touch()
+    os.utime(path, (time.time() - age_s,) * 2)
+
+
+def job_of(incoming: Path, **outputs: Any) -> Job:
+    folder = {"folder": str(incoming.parent / "out"), "overwrite": True, **outputs}
+    return Job.model_validate({"scenes": [str(incoming)], "model": "demo", "outputs": folder})
+
+
+def night(incoming: Path) -> tuple[int, dict[str, str], list[str]]:
+    """Run a batch; return its exit code, and what the manifest in the output folder says of scenes."""
+    result = run(job_of(incoming), client=MagicMock(), rounds=Rounds())
+    manifest = json.loads((result.folder / "manifest.json").read_text())
+    return result.exit_code, {s["name"]: s["state"] for s in manifest["scenes"]}, manifest["waiting"]
+
+
+def stamps(incoming: Path) -> list[int]:
+    return [(incoming.parent / "out" / name).stat().st_mtime_ns for name in ("manifest.json", "report.html")]
+
+
+def test_what_is_refused_is_named_also_where_nothing_else_is_new(incoming: Path) -> None:
+    out = incoming.parent / "out"
+    arrive(incoming / "a.tif")
+    assert night(incoming) == (0, {"a": "unchanged"}, [])
+    arrive(incoming / "bad.tif")
+    assert night(incoming) == (3, {"a": "unchanged", "bad": "failed"}, [])
+    assert "not recognised as a raster" in (out / "report.html").read_text()
+    assert [(s["name"], s["state"]) for s in read_status(out)["scenes"]] == [("bad", "failed")]
+    for _ in range(3):
+        assert night(incoming)[0] == 3
+    assert "failed 3 times" in (out / "manifest.json").read_text(), "and then as left alone"
+    (incoming / "bad.tif").unlink()
+    assert night(incoming) == (0, {"a": "unchanged"}, [])
+    assert read_status(out)["scenes"] == []
+
+
+def test_what_waits_is_named_also_where_nothing_else_is_new(incoming: Path) -> None:
+    arrive(incoming / "a.tif")
+    night(incoming)
+    arrive(incoming / "b.tif", age_s=0)
+    assert night(incoming) == (0, {"a": "unchanged"}, ["b"])
+    (incoming / "b.tif").unlink()
+    assert night(incoming) == (0, {"a": "unchanged"}, [])
+
+
+def test_scenes_that_come_and_go_are_named(incoming: Path) -> None:
+    assert night(incoming) == (0, {}, [])
+    for name in ("a.tif", "b.tif"):
+        arrive(incoming / name)
+        night(incoming)
+    assert night(incoming)[1] == {"a": "unchanged", "b": "unchanged"}
+    (incoming / "a.tif").unlink()
+    assert night(incoming)[1] == {"b": "unchanged"}
+
+
+@pytest.mark.parametrize("state", ["unchanged", "done"])
+def test_where_nothing_is_new_nothing_is_written(incoming: Path, state: str) -> None:
+    arrive(incoming / "a.tif")
+    night(incoming)
+    path = incoming.parent / "out" / "manifest.json"
+    # As the run that did the scene says it.
+    path.write_text(path.read_text().replace('"state": "unchanged"', f'"state": "{state}"'))
+    before = stamps(incoming)
+    assert night(incoming) == (0, {"a": state}, [])
+    assert stamps(incoming) == before
+    path.write_text("{")
+    night(incoming)
+    assert stamps(incoming) != before, "what cannot be read is made anew"
+
+
+def test_another_work_folder_does_not_let_a_second_run_in(incoming: Path) -> None:
+    arrive(incoming / "a.tif")
+    elsewhere = job_of(incoming, work=str(incoming.parent / "work"))
+    out = Path(elsewhere.outputs.folder)
+    with locked(out / ".geounet"), pytest.raises(LockedError, match=f"{out}: another run"):
+        run(elsewhere, client=MagicMock(), rounds=Rounds())
+    with locked(batch_run.work_folder(elsewhere)), pytest.raises(LockedError, match=f"{out}: another run"):
+        run(elsewhere, client=MagicMock(), rounds=Rounds())
+    assert run(elsewhere, client=MagicMock(), rounds=Rounds()).exit_code == 0
+    assert {p.name for p in out.iterdir()} == {".geounet", "manifest.json", "report.html"}
+    assert [p.name for p in (out / ".geounet").rglob("*")] == ["lock"]

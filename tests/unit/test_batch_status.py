@@ -1,0 +1,117 @@
+"""What `geounet status` says while runs work, after they ended in one way or another, and of what they left behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from geounet.batch import status as status_module
+from geounet.batch.lock import locked, locked_output
+from geounet.batch.status import read_status
+
+RECIPE = {"model_shape": [100, 100], "tile": 64, "overlap": 0, "side": 1}
+
+
+def finished(out: Path, name: str = "a", *, at: float = 1000.0) -> None:
+    moment = datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+    blocks = {"total": 4, "done": 4, "failed": []}
+    (out / name).mkdir(parents=True, exist_ok=True)
+    (out / name / "manifest.json").write_text(json.dumps({"state": "done", "blocks": blocks, "finished": moment}))
+
+
+def ledger(work: Path, name: str = "a", *, key: str = "k" * 16, began: float = 500.0) -> Path:
+    folder = work / "scenes" / name / key
+    (folder / "receipts" / "infer").mkdir(parents=True)
+    (folder / "receipts" / "infer" / "r0000c0000.json").write_text("{}")
+    (folder / "record.json").write_text(json.dumps({"recipe": RECIPE}))
+    events = [{"time": began, "event": "start"}, {"time": began, "event": "failed", "error": "no"}]
+    (folder / "journal.jsonl").write_text("".join(f"{json.dumps(event)}\n" for event in events) + '{"time": ')
+    return folder
+
+
+def states(out: Path, work: Path | None = None) -> dict[str, str]:
+    return {scene["name"]: scene["state"] for scene in read_status(out, work)["scenes"]}
+
+
+def test_a_finished_scene_stays_done_whatever_was_left_behind(tmp_path: Path) -> None:
+    out, work = tmp_path / "out", tmp_path / "out" / ".geounet"
+    finished(out)
+    ledger(work)
+    ledger(work, "b")
+    (entry, other) = read_status(out)["scenes"]
+    assert (entry["state"], entry["blocks"], entry["error"]) == ("done", {"total": 4, "done": 4}, None)
+    assert entry["bytes"] > 0
+    assert (other["state"], other["blocks"], other["error"]) == ("interrupted", {"total": 4, "done": 1}, "no")
+    with locked(work):
+        assert states(out) == {"a": "done", "b": "running"}
+        ledger(work, key="j" * 16, began=time.time())
+        assert states(out) == {"a": "running", "b": "running"}, "it is being replaced"
+    assert states(out) == {"a": "done", "b": "interrupted"}
+
+
+@pytest.mark.parametrize("record", ["{", "[]", "{}", '{"recipe": {"tile": 0}}'])
+def test_a_record_that_cannot_be_read_is_passed_over(tmp_path: Path, record: str) -> None:
+    ledger(tmp_path / ".geounet")
+    (ledger(tmp_path / ".geounet", "b") / "record.json").write_text(record)
+    assert states(tmp_path) == {"a": "interrupted"}
+
+
+def test_a_scene_that_ends_meanwhile_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run publishes a scene and removes its parts while they are looked at."""
+    work = tmp_path / ".geounet"
+    folder = ledger(work)
+    ledger(work, "b")
+    original = Path.read_text
+
+    def ends_first(path: Path, *args: Any, **options: Any) -> str:
+        if path == folder / "record.json" and path.exists():
+            finished(tmp_path)
+            shutil.rmtree(folder)
+        return original(path, *args, **options)
+
+    monkeypatch.setattr(Path, "read_text", ends_first)
+    with locked(work):
+        assert states(tmp_path) == {"a": "done", "b": "running"}
+
+
+def test_looking_takes_no_lock_and_needs_no_right_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = tmp_path / ".geounet"
+    with locked(work):
+        pass
+    before = (work / "lock").stat().st_mtime_ns
+    monkeypatch.setattr(status_module, "locked", lambda _: pytest.fail("only looks"))
+    assert not read_status(tmp_path)["running"]
+    assert (work / "lock").stat().st_mtime_ns == before
+
+
+def test_a_run_with_a_work_folder_elsewhere_is_seen(tmp_path: Path) -> None:
+    out, work = tmp_path / "out", tmp_path / "work"
+    finished(out)
+    with locked_output(out, work):
+        assert read_status(out)["running"]
+        assert read_status(out, work)["running"]
+    assert not read_status(out, work)["running"]
+
+
+def test_what_the_last_run_could_not_do(tmp_path: Path) -> None:
+    finished(tmp_path, "a")
+    finished(tmp_path, "b", at=3000)
+    finished(tmp_path, "c/one")
+    moment = datetime.fromtimestamp(2000, UTC).isoformat(timespec="seconds")
+    scenes = [
+        {"name": n, "folder": f, "state": "failed", "error": "no"} for n, f in (("a", "a"), ("b", "b"), ("c", "c/two"))
+    ]
+    (tmp_path / "manifest.json").write_text(json.dumps({"finished": moment, "scenes": scenes}))
+    told = [(s["name"], s["state"], s["error"]) for s in read_status(tmp_path)["scenes"]]
+    assert told == [
+        ("a", "done", "the last run failed: no"),
+        ("b", "done", None),  # by a run that was killed later on
+        ("c/one", "done", None),
+        ("c/two", "failed", "no"),
+    ]
