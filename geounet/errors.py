@@ -35,6 +35,10 @@ class ModelError(GeounetError):
     """A model bundle or checkpoint that cannot be used."""
 
 
+class ValuesError(ModelError):
+    """Values that a model has no answer to, though it has to ordinary ones: those of a scene are its own fault."""
+
+
 class PartError(GeounetError):
     """An intermediate file that is missing, truncated or of another run."""
 

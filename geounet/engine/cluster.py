@@ -48,6 +48,10 @@ CONFIG: dict[str, Any] = {
 }
 
 
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+DEVICES = Path("/dev")
+
+
 def cores() -> int:
     """Return the number of processors this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -56,13 +60,32 @@ def cores() -> int:
 
 
 def gpus() -> list[str]:
-    """Return the identifiers of the CUDA devices of this machine, without loading CUDA."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    """Return the identifiers of the CUDA devices that this process may use, in CUDA's order, without loading CUDA."""
+    visible = os.environ.get(VISIBLE)
     if visible is not None:
         return [part.strip() for part in visible.split(",") if part.strip() not in ("", "-1")]
-    return sorted(
-        match.group(1) for p in Path("/dev").glob("nvidia*") if (match := re.fullmatch(r"nvidia(\d+)", p.name))
-    )
+    # CUDA counts those that are there from 0; in a container that is given one of several, its file has another number.
+    return [str(i) for i in range(sum(re.fullmatch(r"nvidia\d+", p.name) is not None for p in DEVICES.glob("nvidia*")))]
+
+
+def _gpu(device: str) -> str:
+    """Return the identifier of `cuda` or `cuda:N`: the N-th of those that this process may use.
+
+    Raises
+    ------
+    ClusterError
+        If there are fewer.
+    """
+    index, known = int(device.partition(":")[2] or 0), gpus()
+    if not known and VISIBLE not in os.environ:  # no files of devices, as on Windows: the worker finds out
+        return str(index)
+    if index >= len(known):
+        asked = f" ({VISIBLE} is {os.environ[VISIBLE]!r})" if VISIBLE in os.environ else ""
+        raise ClusterError(
+            f"predict.device: {device}: CUDA devices here: {len(known)}{asked}, counted from 0; choose one of them, or "
+            "auto or cpu"
+        )
+    return known[index]
 
 
 @dataclass(frozen=True)
@@ -73,7 +96,7 @@ class Layout:
     threads: int
     """Threads of the network in each worker."""
     devices: tuple[str, ...] = ()
-    """CUDA device of each worker; empty on CPU."""
+    """CUDA device of each worker, which sees no other and has it as `cuda:0`; empty on CPU."""
     helpers: int = 0
     """Processes that come for vectors, which take one thread each."""
 
@@ -89,8 +112,13 @@ def local_layout(cluster: Cluster, device: str) -> Layout:
     """Return the layout of a local cluster: a worker per GPU, or one per four cores on CPU (docs/benchmarks.md).
 
     Vectors get as many processes as the network has threads, where a quarter of the memory holds those beside its own.
+
+    Raises
+    ------
+    ClusterError
+        If a CUDA device is asked for that is not there.
     """
-    devices = gpus() if device == "auto" else ([device.partition(":")[2] or "0"] if device.startswith("cuda") else [])
+    devices = gpus() if device == "auto" else [_gpu(device)] if device.startswith("cuda") else []
     if devices:
         workers = cluster.workers if isinstance(cluster.workers, int) else len(devices)
         chosen = tuple(devices[i % len(devices)] for i in range(workers))
@@ -182,7 +210,7 @@ def _local(layout: Layout) -> Any:
         return {"cls": Nanny, "options": options}
 
     workers = {
-        index: nanny({"CUDA_VISIBLE_DEVICES": layout.devices[index]} if layout.devices else {}, {NETWORK: 1})
+        index: nanny({VISIBLE: layout.devices[index]} if layout.devices else {}, {NETWORK: 1})
         for index in range(layout.workers)
     }
     scheduler = {
@@ -193,7 +221,7 @@ def _local(layout: Layout) -> Any:
         return SpecCluster(
             workers=workers,
             scheduler=scheduler,
-            worker=nanny({"CUDA_VISIBLE_DEVICES": ""}, {}),
+            worker=nanny({VISIBLE: ""}, {}),
             silence_logs=logging.ERROR,
             name="geounet",
         )
@@ -225,7 +253,7 @@ def connect(cluster: Cluster, device: str, client: Any = None) -> Iterator[Conne
     Raises
     ------
     ClusterError
-        If the scheduler cannot be reached or no worker comes within `cluster.wait_s` seconds.
+        If the scheduler cannot be reached, no worker comes within `cluster.wait_s` seconds, or there is no such device.
     """
     import dask
     from distributed import Client

@@ -6,7 +6,6 @@ Never everything at once: a dying worker makes Dask suspect every task assigned 
 
 from __future__ import annotations
 
-import errno
 import logging
 import queue
 import random
@@ -21,6 +20,8 @@ from typing import Any, TypeVar
 
 from geounet.engine.cluster import NETWORK, Helpers, cores
 from geounet.errors import ClusterError, GeounetError, ModelError
+from geounet.raster.env import one_line
+from geounet.raster.space import disk_full
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ FETCH_S = 5.0
 TICK = 1.0
 """Seconds between looks at the cluster while nothing finishes."""
 
+LOST = "the connection to the Dask scheduler is lost; run again to continue"
+
 
 @dataclass(frozen=True)
 class Raised:
@@ -60,13 +63,11 @@ def guarded(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     """Call a function on a worker; return its result, or what it raised."""
     try:
         return function(*args)
-    except GeounetError as error:
-        return Raised(type(error).__name__, str(error))
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return Raised("disk", str(error))
-        return Raised("defect", f"{type(error).__name__}: {error}", traceback.format_exc())
     except Exception as error:
+        if full := disk_full(error):
+            return Raised("disk", str(full))
+        if isinstance(error, GeounetError):
+            return Raised(type(error).__name__, str(error))
         return Raised("defect", f"{type(error).__name__}: {error}", traceback.format_exc())
 
 
@@ -101,6 +102,8 @@ class Gate:
         self._lock = threading.Lock()
         self._inside = 0
         self._suspects: set[int] = set()
+        self.cores: int | None = None
+        """Processors that each worker thread may use, once a pool has asked."""
         self.closed = threading.Event()
         """Set when the run is given up: what waits for tasks in other threads stops waiting."""
 
@@ -172,25 +175,54 @@ class Pool:
         self.gate.closed.set()
 
     def threads(self, *, light: bool = False) -> int:
-        """Return how many tasks the cluster can run at once, as of now: such that need the network, or `light` ones."""
-        threads: dict[str, int] = self.client.nthreads()
+        """Return how many tasks the cluster can run at once, as of now: such that need the network, or `light` ones.
+
+        Raises
+        ------
+        ClusterError
+            If the scheduler is lost.
+        """
+        threads = self._workers()
         if light or self.helpers is None:
             return sum(threads.values())
         others = self.helpers.addresses()
         return sum(count for address, count in threads.items() if address not in others)
 
+    @property
+    def _connected(self) -> bool:
+        """Whether the client is connected, or still tries to be."""
+        return self.client.status in ("running", "connecting")
+
+    def _workers(self) -> dict[str, int]:
+        try:
+            return dict(self.client.nthreads())
+        except OSError as error:
+            raise ClusterError(LOST) from error
+
     def cores_per_thread(self) -> int:
-        """Return how many processors each worker thread may use: the least over the machines, at least 1."""
-        if not hasattr(self, "_cores"):
-            here = self.client.run(_host)
+        """Return how many processors each worker thread may use: the least over the machines, at least 1.
+
+        The workers are asked once for all pools of the cluster; those that leave meanwhile do not count.
+
+        Raises
+        ------
+        ClusterError
+            If the scheduler is lost.
+        """
+        if self.gate.cores is None:
+            try:
+                here = self.client.run(_host, on_error="ignore")
+            except OSError as error:
+                raise ClusterError(LOST) from error
+            if not here:
+                return 1  # all have just left: others are asked when they are there
             threads: dict[str, int] = {}
-            for address, count in self.client.nthreads().items():
-                name = here.get(address, ("", 1))[0]
-                threads[name] = threads.get(name, 0) + count
-            self._cores = min(
-                (max(1, cores // max(1, threads.get(name, 1))) for name, cores in here.values()), default=1
-            )
-        return self._cores
+            for address, count in self._workers().items():
+                if address in here:
+                    name = here[address][0]
+                    threads[name] = threads.get(name, 0) + count
+            self.gate.cores = min(max(1, cores // max(1, threads.get(name, 1))) for name, cores in here.values())
+        return self.gate.cores
 
     def window(self, *, light: bool = False) -> int:
         """Return how many tasks may be at the cluster: one running and one waiting for each thread."""
@@ -211,7 +243,8 @@ class Pool:
         Raises
         ------
         ClusterError
-            If the scheduler is lost, or no worker is there for `wait_s` seconds.
+            If the scheduler is lost, no worker is there for `wait_s` seconds, or workers cannot do the job: they lack
+            access to a folder, space on its disk, or what this process has installed.
         ModelError
             If the model cannot be used: no other task would fare better.
         """
@@ -285,13 +318,18 @@ class Pool:
         # A key of its own for each attempt: on a shared scheduler an erred key would be answered from memory.
         key = f"geounet-{task.name}-{uuid.uuid4().hex[:12]}"
         bound = {} if light or self.helpers is None else {"resources": {NETWORK: 1}}
-        return self.client.submit(
-            guarded, task.function, task.args, key=key, pure=False, retries=0, priority=self.priority, **bound
-        )
+        try:
+            return self.client.submit(
+                guarded, task.function, task.args, key=key, pure=False, retries=0, priority=self.priority, **bound
+            )
+        except Exception as error:
+            if self._connected:
+                raise
+            raise ClusterError(LOST) from error
 
     def _watch(self, lonely_since: float | None, *, light: bool) -> float | None:
-        if self.client.status not in ("running", "connecting"):
-            raise ClusterError("the connection to the Dask scheduler is lost; run again to continue")
+        if not self._connected:
+            raise ClusterError(LOST)
         if self.threads(light=light):
             return None
         now = time.monotonic()
@@ -327,9 +365,15 @@ class Pool:
         if error is None:
             return Outcome(task, result)
         if not isinstance(error, KilledWorker | CancelledError | OSError | TimeoutError):
-            raise error  # of Dask itself, for example a worker that lacks this package
-        if self.client.status not in ("running", "connecting"):
-            raise ClusterError("the connection to the Dask scheduler is lost; run again to continue")
+            # Of Dask itself, for example a worker that lacks this package.
+            raise ClusterError(
+                f"{task.name}: Dask cannot have it done ({type(error).__name__}: {one_line(error)}); is the same "
+                "geounet installed where the workers are?"
+            ) from error
+        if not self._connected:
+            raise ClusterError(LOST)
+        if getattr(error, "reason", None) == "scheduler-connection-lost":
+            return None  # no worker died: it is run again once the client is connected, or ends with the wait for that
         task.deaths += 1
         self.deaths += 1
         self.on_event("death", {"task": task.name, "deaths": task.deaths})
@@ -341,8 +385,10 @@ class Pool:
     def _raised(self, task: Task, raised: Raised) -> Outcome | None:
         if raised.kind == ModelError.__name__:
             raise ModelError(raised.line)
-        if raised.kind == "disk":
-            raise GeounetError(f"disk full: {raised.line}; free space and run again to continue")
+        if raised.kind == ClusterError.__name__:
+            raise ClusterError(raised.line)
+        if raised.kind == "disk":  # which no other scene would fare better with
+            raise ClusterError(f"disk full: {raised.line}; free space and run again to continue")
         task.tries += 1
         task.errors.append(raised.line)
         self.on_event("error", {"task": task.name, "try": task.tries, "error": raised.line})

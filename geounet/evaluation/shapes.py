@@ -19,6 +19,7 @@ from geounet.errors import VectorError
 from geounet.evaluation.confusion import I64
 from geounet.evaluation.matching import Bools, Geometries
 from geounet.labels.frames import on_earth
+from geounet.raster.alias import readable
 from geounet.raster.env import one_line
 from geounet.types import Rect
 from geounet.vector import polygons, skeleton
@@ -48,7 +49,8 @@ def layers_of(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise VectorError(f"{path}: no such file")
     try:
-        return {str(name): str(kind) for name, kind in pyogrio.list_layers(path) if kind is not None}
+        with readable(path) as file:
+            return {str(name): str(kind) for name, kind in pyogrio.list_layers(file) if kind is not None}
     except DataSourceError as error:
         raise VectorError(f"{path}: not a vector file that can be read: {one_line(error)}") from None
 
@@ -62,7 +64,8 @@ def read_shapes(path: Path, layer: str) -> tuple[Geometries, str | None]:
         If it cannot be read.
     """
     try:
-        meta, _, wkb, _ = pyogrio.raw.read(path, layer=layer, columns=[], force_2d=True)
+        with readable(path) as file:
+            meta, _, wkb, _ = pyogrio.raw.read(file, layer=layer, columns=[], force_2d=True)
     except (DataSourceError, DataLayerError) as error:
         raise VectorError(f"{path}: layer {layer} cannot be read: {one_line(error)}") from None
     shapes = np.asarray(shapely.from_wkb(wkb)) if wkb is not None else np.empty(0, dtype=object)

@@ -21,6 +21,7 @@ from geounet.errors import JobError, LabelError, VectorError
 from geounet.evaluation.prediction import VECTOR_ENDINGS, Mask, read_mask
 from geounet.evaluation.shapes import layers_of
 from geounet.evaluation.truth import IGNORED, OTHER, Spec
+from geounet.raster.alias import readable
 from geounet.types import MAX_CLASSES, NODATA
 from geounet.vector.ingest import described, distinct, kind_of
 from geounet.vector.source import opened
@@ -163,11 +164,13 @@ def _vector_layers(
 def _told(path: Path, layer: str, geometry: str, predicted: Sequence[ClassInfo]) -> dict[str, Any]:
     """Return what tells the class of features where nobody said it: an attribute `class`, else their geometry."""
     names = {info.name for info in predicted}
-    fields = [str(name) for name in pyogrio.read_info(path, layer=layer)["fields"]]
-    if "class" in fields:
-        _, _, _, (values,) = pyogrio.raw.read(path, layer=layer, columns=["class"], read_geometry=False)
-        if len(values) and {str(v) for v in values} <= names:
-            return {"column": "class", "values": {name: name for name in sorted({str(v) for v in values})}}
+    with readable(path) as file:
+        fields = [str(name) for name in pyogrio.read_info(file, layer=layer)["fields"]]
+        values: Any = ()
+        if "class" in fields:
+            _, _, _, (values,) = pyogrio.raw.read(file, layer=layer, columns=["class"], read_geometry=False)
+    if "class" in fields and len(values) and {str(v) for v in values} <= names:
+        return {"column": "class", "values": {name: name for name in sorted({str(v) for v in values})}}
     kind = Kind.road if "Line" in geometry else Kind.building
     of_kind = [info.name for info in predicted if info.kind == kind]
     if len(of_kind) != 1:

@@ -28,6 +28,9 @@ _REFUSED = -2
 
 _SHOWN = 8
 
+_EXACT = 1e-6
+"""Pixels by which coordinates may be off: GDAL's default makes other pixels the nearest ones. rasterio fails at 0."""
+
 
 @dataclass(frozen=True)
 class RasterFile:
@@ -170,6 +173,7 @@ class RasterLayer:
                 width=frame.shape[1],
                 height=frame.shape[0],
                 resampling=Resampling.nearest,
+                tolerance=_EXACT,
                 add_alpha=not alpha,
             )
         except GDAL_ERRORS as error:
@@ -198,7 +202,9 @@ class RasterLayer:
         try:
             with rasterio.Env(**gdal_env()):
                 planes = read_window(self._source, rect, self._bands)
-                valid = read_window(self._source, rect, self._bands, masks=True) != 0
+                # A colour is nodata where all of its bands are: pure green has no red either.
+                masks = [read_window(self._source, rect, [band], masks=True) for band in self._bands]
+                valid = np.any(masks, axis=0)
         except SceneError as error:
             raise LabelError(str(error)) from None
         if planes.dtype.kind == "f":

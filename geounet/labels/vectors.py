@@ -21,6 +21,7 @@ from geounet.config.data import Contact, Labels
 from geounet.errors import LabelError
 from geounet.labels.frames import Frame, crs_name, mover, on_earth
 from geounet.labels.values import IGNORED, value_of
+from geounet.raster.alias import readable
 from geounet.raster.env import one_line
 from geounet.types import Rect
 
@@ -88,13 +89,15 @@ def _table(
 ) -> tuple[Any, dict[str, Any], str | None]:
     """Return geometries, columns and CRS of a vector layer; `state` tells a file that was written anew."""
     try:
-        known = [str(name) for name in pyogrio.read_info(file, layer=layer)["fields"]]
-        for column in columns:
-            if column not in known:
-                raise LabelError(f"{file}: has no attribute {column!r}; it has {', '.join(known) or 'none'}")
-        meta, _, wkb, fields = pyogrio.raw.read(file, layer=layer, columns=list(columns), force_2d=True)
+        with readable(file) as name:
+            known = [str(field) for field in pyogrio.read_info(name, layer=layer)["fields"]]
+            for column in columns:
+                if column not in known:
+                    raise LabelError(f"{file}: has no attribute {column!r}; it has {', '.join(known) or 'none'}")
+            meta, _, wkb, fields = pyogrio.raw.read(name, layer=layer, columns=list(columns), force_2d=True)
     except DataLayerError:
-        names = ", ".join(str(name) for name, _ in pyogrio.list_layers(file))
+        with readable(file) as name:
+            names = ", ".join(str(found) for found, _ in pyogrio.list_layers(name))
         raise LabelError(f"{file}: has no layer {layer!r}; it has {names}") from None
     except DataSourceError as error:
         raise LabelError(f"{file}: not a vector file that can be read: {one_line(error)}") from None

@@ -70,6 +70,26 @@ def resolve(device: str, precision: str) -> tuple[str, str]:
     return f"cuda:{index}", precision
 
 
+def check_present(device: str) -> None:
+    """Check that a device that was resolved before, maybe on another machine, is there.
+
+    Raises
+    ------
+    ModelError
+        If it is not.
+    """
+    import torch
+
+    if not device.startswith("cuda"):
+        return
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(device.partition(":")[2] or 0) >= count:
+        raise ModelError(
+            f"{device}: a run keeps to the device that it began with, and here torch finds {count} CUDA devices; "
+            "continue where it began, or remove its parts with `geounet clean` and start anew"
+        )
+
+
 def cpu_has_bf16() -> bool:
     """Return whether this processor multiplies bfloat16 in hardware (AVX512-BF16 or AMX)."""
     import torch

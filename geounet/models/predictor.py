@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 import torch
 
-from geounet.errors import ModelError
+from geounet.errors import ModelError, ValuesError
 from geounet.models.bundle import Bundle, load_bundle
+from geounet.models.device import check_present
 from geounet.models.members import margin_of
 from geounet.models.network import give_context, load, margin, one_line, stride
 from geounet.models.networks.blocks import centre
@@ -90,7 +91,7 @@ class Predictor:
     Raises
     ------
     ModelError
-        If a bundle's weights do not fit its network, or the device has too little memory for one tile.
+        If a bundle's weights do not fit its network, or the device is not there or has too little memory for one tile.
     """
 
     margin: int
@@ -113,6 +114,7 @@ class Predictor:
             raise ModelError(f"precision {precision!r}: expected {', '.join(_DTYPES)}")
         if batch < 1:
             raise ModelError(f"batch {batch}: expected 1 or more")
+        check_present(device)
         self.card = bundle.card
         self.name = bundle.card.name
         self.tile = tile
@@ -121,6 +123,7 @@ class Predictor:
         self.threads = threads
         self.halved = False
         """Whether a batch was halved for lack of memory: the batch shape, and so the last bits, may have changed."""
+        self._halving = threading.Lock()
         self._symmetries = TTA[tta]
         self._dtype = _DTYPES[precision]
         self.margin = margin_of(bundle)
@@ -157,9 +160,11 @@ class Predictor:
 
         Raises
         ------
+        ValuesError
+            If the network returns NaN or infinity for these values, and not for ordinary ones.
         ModelError
-            If the network returns NaN or infinity, another shape than it was given, fails, or if there is too little
-            memory for a single tile.
+            If the network returns them for any, returns another shape than it was given, fails, or if there is too
+            little memory for a single tile.
         """
         bands, side = len(self.card.input.bands), self.tile + 2 * self.margin
         if tiles.ndim != 4 or tiles.shape[1:] != (bands, side, side):
@@ -197,10 +202,11 @@ class Predictor:
         self._use_threads()
         start = 0
         while start < len(tiles):
-            part = tiles[start : start + self.batch]
+            size = self.batch  # once for the attempt: another thread may halve it meanwhile
+            part = tiles[start : start + size]
             try:
                 with self._alone(), torch.inference_mode():
-                    out[start : start + len(part)] = finish(self._forward(part)).contiguous().cpu().numpy()
+                    out[start : start + len(part)] = finish(self._forward(part, size)).contiguous().cpu().numpy()
             # torch's OutOfMemoryError is a RuntimeError; encoders of fixed size assert it
             except (MemoryError, RuntimeError, AssertionError, ValueError) as error:
                 if not is_out_of_memory(error):
@@ -210,7 +216,7 @@ class Predictor:
                 start += len(part)
                 continue
             # Outside of `except`: the traceback would keep the forward's tensors alive.
-            self._halve(reason, part.shape[2:])
+            self._halve(size, reason, part.shape[2:])
 
     def trial(self) -> None:
         """Run one full batch of zeros, so that a batch that is too large is halved now."""
@@ -238,9 +244,10 @@ class Predictor:
         network = (card or self.card).network
         return f"{self.name}: {network} fails on {shape[0]} x {shape[1]} px ({self.device}, {self.precision})"
 
-    def _forward(self, part: np.ndarray) -> torch.Tensor:
+    def _forward(self, part: np.ndarray, size: int) -> torch.Tensor:
+        """Return the mean probabilities of a part, filled up to `size` tiles."""
         n = len(part)
-        tiles = torch.zeros((self.batch, *part.shape[1:]), dtype=torch.float32)
+        tiles = torch.zeros((size, *part.shape[1:]), dtype=torch.float32)
         tiles[:n] = torch.from_numpy(np.ascontiguousarray(part, dtype=np.float32))
         tiles = tiles.to(self.device)
         total: torch.Tensor | None = None
@@ -258,7 +265,7 @@ class Predictor:
             given = _turned(tiles, turns, mirrored).contiguous(memory_format=torch.channels_last)
             with self._autocast():
                 logits = member.network(given)
-            self._check(logits, n, given.shape, member.card)
+            self._check(logits, n, given, member)
             logits = logits[:n].float()
             p = _unturned(logits.sigmoid() if self._sigmoid else logits.softmax(dim=1), turns, mirrored)
             total = p if total is None else total.add_(p)
@@ -273,35 +280,44 @@ class Predictor:
         surplus = 2 * (self.margin - margin(member.card))
         return centre(tiles, tiles.shape[-2] - surplus, tiles.shape[-1] - surplus) if surplus else tiles
 
-    def _check(self, logits: torch.Tensor, n: int, given: torch.Size, card: Card) -> None:
+    def _check(self, logits: torch.Tensor, n: int, given: torch.Tensor, member: Member) -> None:
+        card = member.card
         beside = 2 * margin(card)
-        expected = (self.batch, card.channels, given[2] - beside, given[3] - beside)
+        expected = (len(given), card.channels, given.shape[2] - beside, given.shape[3] - beside)
         if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != expected:
             found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
             raise ModelError(
-                f"{self.name}: {card.architecture} returned {found} for an input of {tuple(given)}, expected "
+                f"{self.name}: {card.architecture} returned {found} for an input of {tuple(given.shape)}, expected "
                 f"{expected}: a value for each pixel and class (which `arguments.upsampling` decides)"
             )
-        low, high = torch.aminmax(logits[:n])
-        if not bool(torch.isfinite(low) & torch.isfinite(high)):
-            what = "NaN" if bool(torch.isnan(low)) else "infinite values"
-            hint = (
-                "float16 ends at 65504: use precision bf16 or fp32"
-                if self.precision == "fp16"
-                else "its weights are damaged, or the input is far outside of what the card's value_scaling expects"
-            )
-            raise ModelError(f"{self.name}: the network returned {what} ({self.precision}); {hint}")
+        wrong = _not_finite(logits[:n])
+        if wrong is None:
+            return
+        told = f"{self.name}: the network returned {wrong} ({self.precision})"
+        narrow = "float16 ends at 65504: use precision bf16 or fp32"
+        # Tried with noise: whether the values are to blame decides whether other scenes fare better.
+        noise = torch.randn(given.shape, generator=torch.Generator().manual_seed(0)).to(given)
+        with self._autocast():
+            answer = member.network(noise.contiguous(memory_format=torch.channels_last))
+        if _not_finite(answer) is not None:
+            raise ModelError(f"{told}; {narrow if self.precision == 'fp16' else 'its weights are damaged'}")
+        hint = f"; {narrow}" if self.precision == "fp16" else ""
+        raise ValuesError(f"{told}: the input is far outside of what the card's value_scaling expects{hint}")
 
-    def _halve(self, reason: str, shape: tuple[int, ...]) -> None:
+    def _halve(self, size: int, reason: str, shape: tuple[int, ...]) -> None:
+        """Go on with half the batch that there was too little memory for, unless another thread has seen to it."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        if self.batch == 1:
+        if size == 1:
             raise ModelError(
                 f"{self.name}: too little memory on {self.device} for {shape[0]} x {shape[1]} px; "
                 f"use a smaller tile ({reason})"
             )
-        self._lower(self.batch // 2)
-        logger.warning("%s: out of memory on %s, batch is now %d (%s)", self.name, self.device, self.batch, reason)
+        with self._halving:
+            if self.batch < size:
+                return
+            self._lower(size // 2)
+        logger.warning("%s: out of memory on %s, batch is now %d (%s)", self.name, self.device, size // 2, reason)
 
     def _lower(self, batch: int) -> None:
         if batch < self.batch:
@@ -366,6 +382,14 @@ def get_predictor(
                 _predictors.popitem(last=False)
         _predictors.move_to_end(key)
         return found
+
+
+def _not_finite(logits: torch.Tensor) -> str | None:
+    """Return what there is among logits that is no number, or None."""
+    low, high = torch.aminmax(logits)
+    if bool(torch.isfinite(low) & torch.isfinite(high)):
+        return None
+    return "NaN" if bool(torch.isnan(low)) else "infinite values"
 
 
 def _scale(reading: InputSpec, wanted: InputSpec, device: torch.device) -> Scale | None:

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from geounet.config.card import Card
+from geounet.config.card import Card, InputSpec
+from geounet.errors import SceneError, ValuesError
 from geounet.grid.blocks import Block, BlockId
+from geounet.grid.tiles import reflected
 from geounet.grid.weights import TOTAL
 from geounet.models.bundle import load_bundle
 from geounet.models.members import margin_of
@@ -129,6 +131,8 @@ class _Part:
 
     recipe: Recipe
     card: Card
+    reading: InputSpec
+    """How the values are normalised that the predictor is given."""
     predictor: Predictor
     core: PieceWriter | None
     sorter: BlockSums
@@ -182,7 +186,11 @@ def _predicted(
     def predict(batch: _Batch) -> NDArray[np.int16]:
         offsets = [(col - first) * grid.stride for col in batch.columns]
         values = batch.row.values[batch.part]
-        return parts[batch.part].predictor.quantised(np.stack([values[:, :, x : x + side] for x in offsets]))
+        tiles = np.stack([values[:, :, x : x + side] for x in offsets])
+        try:
+            return parts[batch.part].predictor.quantised(tiles)
+        except ValuesError as error:
+            raise SceneError(_refusal(error, parts[batch.part], batch, tiles, margin)) from None
 
     waiting: deque[tuple[_Batch, Future[NDArray[np.int16]]] | _Done] = deque()
 
@@ -204,6 +212,25 @@ def _predicted(
             for left in waiting:
                 if not isinstance(left, _Done):
                     left[1].cancel()
+
+
+def _refusal(error: ValuesError, part: _Part, batch: _Batch, tiles: NDArray[np.float32], margin: int) -> str:
+    """Say which value of a scene a network most likely cannot take, and where it is."""
+    recipe, reading, grid = part.recipe, part.reading, part.recipe.tiles
+    sizes = np.where(np.isnan(tiles), 0, np.abs(tiles))  # NaN: invalid pixels of an ensemble
+    tile, band, y, x = (int(i) for i in np.unravel_index(sizes.argmax(), sizes.shape))
+    scaling = reading.value_scaling[band]
+    value = np.float32(float(tiles[tile, band, y, x]) * scaling.stddev + scaling.mean)
+    there = batch.row.row * grid.stride - margin + y, batch.columns[tile] * grid.stride - margin + x
+    row, col = (
+        int(reflected(at, at + 1, size)[0]) * whole // size
+        for at, size, whole in zip(there, recipe.model_shape, recipe.scene_shape, strict=True)
+    )
+    found = f"{value:.9g}" if np.isfinite(value) else "a value at the end of what float32 holds"
+    return (
+        f"{recipe.scene.files[0]}: band {reading.bands[band]} holds {found} near row {row}, column {col}; {error}; if "
+        "it is fill that the file does not declare, set `nodata:` to it"
+    )
 
 
 def _finished(block: Block, row: int) -> Rect:
@@ -228,7 +255,7 @@ def infer_together(recipes: Sequence[Recipe], block_id: BlockId) -> list[dict[st
     Raises
     ------
     SceneError
-        If the scene cannot be read.
+        If the scene cannot be read, or holds values that a network gives no answer to.
     ModelError
         If a model is not the one of its recipe or cannot be used.
     """
@@ -245,7 +272,7 @@ def infer_together(recipes: Sequence[Recipe], block_id: BlockId) -> list[dict[st
             if not block.core.empty:
                 core = stack.enter_context(PieceWriter(recipe, card, block_id, "core", block.core))
             sorter = BlockSums(block, card.channels, core)
-            parts.append(_Part(recipe, card, predictor, core, sorter, Band(block, card.channels)))
+            parts.append(_Part(recipe, card, bundle.reading, predictor, core, sorter, Band(block, card.channels)))
             parts[-1].seconds["load"] = loading
         rows = tile_rows(recipes[0], block, [bundle.reading for bundle in bundles], margin)
         before = time.perf_counter()

@@ -10,6 +10,7 @@ from typing import Any
 
 from geounet.errors import ClusterError, ModelError
 from geounet.models.bundle import load_bundle
+from geounet.raster.space import disk_full
 
 
 def probe(model: str, sha256: str, device: str, precision: str, work: str | None) -> dict[str, Any]:
@@ -25,6 +26,8 @@ def probe(model: str, sha256: str, device: str, precision: str, work: str | None
         If the model is not the driver's, or device or precision are not to be had.
     ClusterError
         If the work folder is not writable here.
+    OSError
+        If its disk is full.
     """
     import torch
 
@@ -56,6 +59,8 @@ def _check_writable(work: Path) -> None:
         nonce.write_text("geounet", encoding="utf-8")
         nonce.unlink()
     except OSError as error:
+        if disk_full(error):
+            raise
         raise ClusterError(
             f"{work}: the worker on {platform.node()} cannot write there ({error}); outputs.work must be on storage "
             "that all workers share"

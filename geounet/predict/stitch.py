@@ -15,10 +15,11 @@ from geounet.predict.decide import FINE_NODATA
 from geounet.predict.infer import piece_files
 from geounet.predict.recipe import Recipe
 from geounet.predict.regrid import chunks
-from geounet.raster.cog import write_mask, write_probability
+from geounet.raster.cog import keeps_crs, write_mask, write_probability
 from geounet.raster.parts import write_mosaic
 from geounet.raster.scene import SceneInfo
 from geounet.raster.sidecar import write_aux, write_qml
+from geounet.raster.space import check_space
 from geounet.types import NODATA, Rect
 
 
@@ -36,14 +37,16 @@ def _pieces(recipe: Recipe, what: str, failed: set[BlockId]) -> Iterator[tuple[R
             yield from piece_files(recipe, block, what)
 
 
+def _scene_pieces(recipe: Recipe, what: str, failed: Iterable[BlockId]) -> Iterable[tuple[Rect, Path]]:
+    if recipe.resampled:
+        return [(rect, recipe.chunk(rect, what)) for rect in chunks(recipe)]
+    return _pieces(recipe, what, set(failed))
+
+
 def scene_mosaic(recipe: Recipe, info: SceneInfo, what: str, bands: int, failed: Iterable[BlockId]) -> Path:
     """Write the mosaic of `mask` or `prob` parts on the scene's grid, and return it."""
     path = Path(recipe.folder) / f"{what}.vrt"
-    pieces: Iterable[tuple[Rect, Path]]
-    if recipe.resampled:
-        pieces = [(rect, recipe.chunk(rect, what)) for rect in chunks(recipe)]
-    else:
-        pieces = _pieces(recipe, what, set(failed))
+    pieces = _scene_pieces(recipe, what, failed)
     write_mosaic(path, recipe.scene_shape, bands, "uint8", NODATA, pieces, info.crs_wkt, info.transform)
     return path
 
@@ -53,13 +56,23 @@ def probability_mosaic(recipe: Recipe) -> Path:
     return Path(recipe.folder) / "prob.vrt"
 
 
-def _whole(write: Callable[..., None], source: Path, dest: Path, *args: Any) -> None:
-    """Write a raster from parts; GDAL's errors have no number when a part is missing or damaged."""
+def _whole(write: Callable[..., None], parts: Iterable[Path], source: Path, dest: Path, *args: Any) -> None:
+    """Write a raster from parts; GDAL's errors have no number, be it that a part is missing or that the disk is full.
+
+    Raises
+    ------
+    OSError
+        If the disk is full.
+    PartError
+        If a part is missing or damaged.
+    """
     try:
         write(source, dest, *args)
     except OSError as error:
         if error.errno is not None:
             raise
+        # GDAL has removed what it wrote. With overviews, which are written twice, that is less than the parts twice.
+        check_space(dest.parent, 2 * sum(part.stat().st_size for part in parts if part.exists()))
         raise PartError(f"{error}; run again to make missing parts anew") from None
 
 
@@ -76,7 +89,18 @@ def stitch(
     Returns
     -------
     `files` by key, and `seconds`.
+
+    Raises
+    ------
+    OSError
+        If the disk is full.
+    PartError
+        If a part is missing or damaged.
     """
+
+    def parts(what: str) -> Iterator[Path]:
+        return (path for _, path in _scene_pieces(recipe, what, failed))
+
     started = time.perf_counter()
     card: Card = load_bundle(recipe.model).card
     folder, name = Path(staging), info.name
@@ -85,14 +109,18 @@ def stitch(
     classes = card.classes if multilabel else card.mask_classes()
     mask = folder / f"{name}_mask.tif"
     source = scene_mosaic(recipe, info, "mask", card.channels if multilabel else 1, failed)
-    _whole(write_mask, source, mask, info, classes, tags)
+    _whole(write_mask, parts("mask"), source, mask, info, classes, tags)
     write_qml(folder / f"{name}_mask.qml", classes, multilabel=multilabel)
-    write_aux(folder / f"{name}_mask.tif.aux.xml", classes, multilabel=multilabel)
+    lost = None if keeps_crs(mask, info.crs_wkt) else info.crs_wkt
+    write_aux(folder / f"{name}_mask.tif.aux.xml", classes, multilabel=multilabel, crs_wkt=lost)
     files = {"mask": mask.name, "style": f"{name}_mask.qml", "aux": f"{name}_mask.tif.aux.xml"}
     if recipe.keep_probability:
         source = scene_mosaic(recipe, info, "prob", card.channels, failed)
         if probability:
             dest = folder / f"{name}_prob.tif"
-            _whole(write_probability, source, dest, info, card.classes, tags)
+            _whole(write_probability, parts("prob"), source, dest, info, card.classes, tags)
             files["probability"] = dest.name
+            if lost is not None:
+                files["probability_aux"] = f"{dest.name}.aux.xml"
+                write_aux(folder / files["probability_aux"], (), crs_wkt=lost)
     return {"files": files, "seconds": round(time.perf_counter() - started, 3)}

@@ -17,6 +17,7 @@ from pyproj.exceptions import CRSError, ProjError
 from rasterio.features import geometry_mask
 
 from geounet.errors import SceneError
+from geounet.raster.alias import readable
 from geounet.raster.env import one_line
 from geounet.types import Rect
 
@@ -34,7 +35,8 @@ def _load(file: str) -> tuple[Any, str | None]:
     if not Path(file).is_file():
         raise SceneError(f"{file}: no such file for the area of interest")
     try:
-        meta, _, wkb, _ = pyogrio.raw.read(file, columns=[], force_2d=True)
+        with readable(file) as name:
+            meta, _, wkb, _ = pyogrio.raw.read(name, columns=[], force_2d=True)
         shapes = shapely.from_wkb(wkb) if wkb is not None else np.array([], dtype=object)
     except (DataSourceError, DataLayerError, shapely.GEOSException) as error:
         raise SceneError(f"{file}: not a vector file that can be read: {one_line(error)}") from None

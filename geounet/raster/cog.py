@@ -95,6 +95,15 @@ def _write(
             raise OSError(f"{dest}: cannot be written from {source}: is a part of it missing?") from error
 
 
+def keeps_crs(path: Path, crs_wkt: str | None) -> bool:
+    """Return whether a raster that was written here tells its CRS: GeoTIFF has no keys for some.
+
+    What it does not tell belongs into its sidecar, see `write_aux`.
+    """
+    with rasterio.Env(**gdal_env()), open_quietly(path) as raster:
+        return crs_wkt is None or bool(raster.crs == rasterio.CRS.from_wkt(crs_wkt))
+
+
 def write_mask(
     source: Path, dest: Path, info: SceneInfo, classes: Sequence[ClassInfo], tags: Mapping[str, str]
 ) -> None:

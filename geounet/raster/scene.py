@@ -89,7 +89,7 @@ class SceneInfo:
     dtype : str
         Common stored type of the chosen bands.
     crs_wkt : str or None
-        CRS as WKT.
+        CRS as WKT; None without a geotransform, where it would place pixels nowhere.
     transform : tuple of float
         `a, b, c, d, e, f`: `x = a * col + b * row + c`, `y = d * col + e * row + f`; the identity without georeference.
     georeferenced : bool
@@ -244,6 +244,7 @@ class Scene:
         if not referenced:
             transform = Affine.identity()
         kinds = [np.dtype(b.dtype) for b in self._bands]
+        crs_wkt = self._crs_wkt if referenced else None
         return SceneInfo(
             name=self.spec.name,
             files=self.spec.files,
@@ -252,12 +253,10 @@ class Scene:
             height=self._window.rows,
             band_names=tuple(b.name for b in self._bands),
             dtype=np.result_type(*kinds).name,
-            crs_wkt=self._crs_wkt,
+            crs_wkt=crs_wkt,
             transform=tuple(transform)[:6],
             georeferenced=referenced,
-            gsd=ground_sample_distance(
-                self._crs_wkt if referenced else None, transform, self._window.cols, self._window.rows
-            ),
+            gsd=ground_sample_distance(crs_wkt, transform, self._window.cols, self._window.rows),
             validity=self._validity,
             fingerprint=self._fingerprint(),
             block_shape=tuple(self._base.block_shapes[0]),

@@ -8,6 +8,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from geounet.atomic import write_text
 from geounet.config.card import ClassInfo
+from geounet.raster.parts import srs_xml
 
 _RAT_FIELDS = (("Value", 0, 5), ("ClassName", 2, 2), ("Red", 0, 6), ("Green", 0, 7), ("Blue", 0, 8), ("Alpha", 0, 9))
 """Name, GDAL's type (0 integer, 2 string) and usage (minmax, name, red, green, blue, alpha) of each column."""
@@ -76,7 +77,9 @@ def _band(number: int, classes: Sequence[ClassInfo]) -> str:
     )
 
 
-def write_aux(dest: Path, classes: Sequence[ClassInfo], *, multilabel: bool = False) -> None:
+def write_aux(
+    dest: Path, classes: Sequence[ClassInfo], *, multilabel: bool = False, crs_wkt: str | None = None
+) -> None:
     """Write GDAL's sidecar: category names and a raster attribute table with names and colours.
 
     Parameters
@@ -84,12 +87,14 @@ def write_aux(dest: Path, classes: Sequence[ClassInfo], *, multilabel: bool = Fa
     dest : Path
         `<raster>.aux.xml`; appears when complete.
     classes : sequence of ClassInfo
-        What the codes mean.
+        What the codes mean; none: the raster has no classes.
     multilabel : bool
         The raster has a 0/1 band a class.
+    crs_wkt : str, optional
+        CRS of a raster whose own format cannot tell it.
     """
     if multilabel:
         bands = "".join(_band(i, _presence(c)) for i, c in enumerate(classes, start=1))
     else:
-        bands = _band(1, sorted(classes, key=lambda c: c.code))
-    write_text(dest, f"<PAMDataset>\n{bands}</PAMDataset>\n")
+        bands = _band(1, sorted(classes, key=lambda c: c.code)) if classes else ""
+    write_text(dest, f"<PAMDataset>\n{srs_xml(crs_wkt)}{bands}</PAMDataset>\n")

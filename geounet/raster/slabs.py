@@ -15,6 +15,7 @@ from rasterio.windows import Window
 from geounet.atomic import remove_temporary, temporary_beside
 from geounet.raster.env import open_quietly
 from geounet.raster.parts import _block, _compression
+from geounet.raster.space import full_disk_told
 
 SIDE = 512
 """Internal tile of a part, px. Slabs are buffered to multiples of it: rewriting a compressed tile wastes space."""
@@ -22,6 +23,8 @@ SIDE = 512
 
 class SlabWriter:
     """Writes a GeoTIFF of `(bands, rows, cols)` from the top down; the file gets its name on a clean exit.
+
+    Where the disk or the quota is full, an OSError with ENOSPC or EDQUOT says so, whatever GDAL says.
 
     Parameters
     ----------
@@ -65,8 +68,9 @@ class SlabWriter:
 
     def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._dataset = open_quietly(self._temporary, "w", **self._profile)
-        self._dataset.update_tags(**self._tags)
+        with full_disk_told(self.path.parent):
+            self._dataset = open_quietly(self._temporary, "w", **self._profile)
+            self._dataset.update_tags(**self._tags)
         return self
 
     def write(self, rows: NDArray[Any]) -> None:
@@ -83,24 +87,30 @@ class SlabWriter:
     def _flush(self) -> None:
         if self._filled:
             window = Window(0, self._row, self.shape[2], self._filled)
-            self._dataset.write(self._buffer[:, : self._filled], window=window)
+            with full_disk_told(self.path.parent):
+                self._dataset.write(self._buffer[:, : self._filled], window=window)
             self._row += self._filled
             self._filled = 0
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        complete = False
         try:
+            try:
+                if kind is None:
+                    self._flush()
+                    if self._row != self.shape[1]:
+                        raise ValueError(f"{self.path}: {self._row} of {self.shape[1]} rows were written")
+            finally:
+                with full_disk_told(self.path.parent):
+                    self._dataset.close()
             if kind is None:
-                self._flush()
-                if self._row != self.shape[1]:
-                    raise ValueError(f"{self.path}: {self._row} of {self.shape[1]} rows were written")
+                with self._temporary.open("r+b") as file:
+                    os.fsync(file.fileno())
+                self.bytes = self._temporary.stat().st_size
+                self._temporary.replace(self.path)
+                complete = True
         finally:
-            self._dataset.close()
-            if kind is not None:
+            if not complete:
                 remove_temporary(self._temporary)
-        if kind is None:
-            with self._temporary.open("r+b") as file:
-                os.fsync(file.fileno())
-            self.bytes = self._temporary.stat().st_size
-            self._temporary.replace(self.path)

@@ -63,7 +63,9 @@ def _check_vrt(path: Path, depth: int) -> None:
             raise SceneError(f"{path}: reads {name}, which is not a local file; copy its sources to this machine first")
         if _SUBDATASET.match(name):
             continue
-        source = path.parent / name if re.search(r"relativeToVRT\s*=\s*[\"']1", attributes) else Path(name)
+        # Relative to the file itself, not to a link to it.
+        relative = re.search(r"relativeToVRT\s*=\s*[\"']1", attributes)
+        source = path.resolve().parent / name if relative else Path(name)
         if not source.is_file():
             raise SceneError(f"{path}: its source {name} does not exist")
         with source.open("rb") as raw:

@@ -44,6 +44,7 @@ _FILES = {
     "preview": "preview",
     "style": "QGIS style",
     "aux": "class names for GDAL",
+    "probability_aux": "CRS for GDAL",
     "item": "STAC item",
     "manifest": "manifest",
 }

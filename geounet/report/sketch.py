@@ -13,6 +13,7 @@ import shapely
 from affine import Affine
 from matplotlib.path import Path as Outline
 
+from geounet.raster.alias import readable
 from geounet.types import Rect
 
 if TYPE_CHECKING:
@@ -92,16 +93,16 @@ def layers(gpkg: Path, info: SceneInfo) -> list[LayerInfo]:
         If it cannot be read.
     """
     found = []
-    for name, kind in pyogrio.list_layers(gpkg):
-        if kind is None:  # a table without geometry: styles
-            continue
-        about = pyogrio.read_info(gpkg, layer=name, force_feature_count=True)
+    with readable(gpkg) as file:
+        kinds = [(str(name), str(kind)) for name, kind in pyogrio.list_layers(file) if kind is not None]  # no styles
+        known = [pyogrio.read_info(file, layer=name, force_feature_count=True) for name, _ in kinds]
+    for (name, kind), about in zip(kinds, known, strict=True):
         fields = tuple(str(f) for f in about["fields"])
         geometry = "polygon" if "Polygon" in kind else "line" if "Line" in kind else "point"
         size = _SIZES.get(name)
         size = size if size in fields and info.crs_wkt else None
         fid = about["fid_column"] or "fid"
-        found.append(LayerInfo(gpkg, str(name), int(about["features"]), geometry, fields, fid, size))
+        found.append(LayerInfo(gpkg, name, int(about["features"]), geometry, fields, fid, size))
     return found
 
 
@@ -133,9 +134,9 @@ def batches(layer: LayerInfo, info: SceneInfo, rect: Rect, shape: tuple[int, int
     inverse = Affine.scale(shape[1] / rect.cols, shape[0] / rect.rows)
     inverse = inverse @ Affine.translation(-rect.x0, -rect.y0) @ ~Affine(*info.transform)
     left = LIMIT
-    with pyogrio.raw.open_arrow(layer.gpkg, columns=columns, batch_size=_BATCH, use_pyarrow=True, **options) as (
-        meta,
-        reader,
+    with (
+        readable(layer.gpkg) as file,
+        pyogrio.raw.open_arrow(file, columns=columns, batch_size=_BATCH, use_pyarrow=True, **options) as (meta, reader),
     ):
         column = meta["geometry_name"] or "wkb_geometry"
         for table in reader:

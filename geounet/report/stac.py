@@ -66,6 +66,7 @@ _ASSETS = {
     "preview": _Kind("Input, mask and vectors side by side", ("overview",)),
     "style": _Kind("Class names and colours for QGIS", ("metadata",)),
     "aux": _Kind("Class names for GDAL", ("metadata",)),
+    "probability_aux": _Kind("CRS for GDAL", ("metadata",)),
     "manifest": _Kind("Manifest of the run", ("metadata",)),
 } | {
     f"{layer}_{key}": _Kind(f"{title} ({name})", ("data",))

@@ -86,7 +86,10 @@ class Ground:
         _, transformer, radians = self._found
         mapped = self.to_map(coords)
         longitude, latitude = transformer.transform(mapped[:, 0], mapped[:, 1])
-        return np.asarray(longitude) * radians, np.asarray(latitude) * radians
+        longitude, latitude = np.asarray(longitude) * radians, np.asarray(latitude) * radians
+        # The outer half of pixels whose centres are poles lies beyond them; infinite is what a projection has not.
+        beyond = np.isfinite(latitude) & (np.abs(latitude) > np.pi / 2)
+        return longitude, np.where(beyond, np.copysign(np.pi / 2, latitude), latitude)
 
     @property
     def _found(self) -> tuple[Geod, Transformer, float]:

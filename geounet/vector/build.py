@@ -168,7 +168,8 @@ def _ground(request: VectorRequest) -> Ground:
         for band, kind in enumerate(dataset.dtypes, 1):
             if kind != "uint8":
                 raise VectorError(f"{request.mask}: band {band} is {kind}; a class raster is uint8 with nodata 255")
-        crs = dataset.crs.to_wkt() if dataset.crs else None
+        # A CRS alone places nothing: pixels are not its units.
+        crs = dataset.crs.to_wkt() if dataset.crs and not dataset.transform.is_identity else None
         ground = Ground(crs, tuple(dataset.transform)[:6], dataset.height, dataset.width)
     if request.probability is not None:
         with opened(request.probability) as dataset:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import shapely
+from skimage import measure
 
 from geounet.config.job import Buildings
 from geounet.types import Executor
@@ -26,7 +27,7 @@ from geounet.vector import parts, polygons
 from geounet.vector.attributes import F64, Ground
 from geounet.vector.confidence import mean
 from geounet.vector.features import areas, from_shapely, nullable, perimeters, to_shapely, wkb
-from geounet.vector.instances import Divider, Instances, divided
+from geounet.vector.instances import Divider, Instances, divided, holes, traced
 from geounet.vector.neighbours import Changes, Outlined, cleared, names, ragged, unragged
 from geounet.vector.outlines.clear import boxes
 from geounet.vector.outlines.gate import simplified
@@ -209,30 +210,54 @@ def _instances(drawing: Drawing, components: Polygons, cols: int) -> Instances:
     """Leave out small components, divide the others, fill small holes."""
     ground, count = drawing.ground, len(components)
     kept = np.arange(count)
-    filled = _filled(drawing, components, np.ones(count, dtype=np.bool_))
+    lasting = _lasting(drawing, components, cols)
+    filled = components if lasting.all() else _chosen(components, kept, lasting)
     if drawing.area.value > 0 and count:
         ring = drawing.area.rings(ground, filled)
         size = 2 * ring[filled.shells[:-1]] - np.add.reduceat(ring, filled.shells[:-1])
         kept = np.flatnonzero(size >= drawing.area.value)
     large = _chosen(components, kept)
+    lasting = lasting[gather(components.shells, kept)[0]]
     least = drawing.area.value * drawing.area.dense(ground, large) if drawing.area.value > 0 else np.zeros(len(kept))
     hole = drawing.hole.value * drawing.hole.dense(ground, large) if drawing.hole.value > 0 else np.zeros(len(kept))
     if not drawing.divider.divides:
-        return divided(drawing.divider, _chosen(filled, kept), least, hole, cols)
+        return divided(drawing.divider, _chosen(filled, kept), least, hole, lasting, cols)
     # With their holes: between houses that touch these are courts and gaps, where nothing may leak through.
-    found = divided(drawing.divider, large, least, hole, cols)
+    found = divided(drawing.divider, large, least, hole, lasting, cols)
+    buildings = found.polygons
     whole = np.bincount(found.group, minlength=len(kept))[found.group] == 1
-    return replace(found, polygons=_filled(drawing, found.polygons, whole))
+    keep = np.ones(len(buildings.rings) - 1, dtype=np.bool_)
+    keep[gather(buildings.shells, np.flatnonzero(whole))[0]] = lasting[gather(large.shells, found.group[whole])[0]]
+    return replace(found, polygons=_chosen(buildings, np.arange(len(buildings)), keep))
 
 
-def _filled(drawing: Drawing, some: Polygons, which: npt.NDArray[np.bool_]) -> Polygons:
-    """Return polygons, some of them without their small holes."""
+def _lasting(drawing: Drawing, some: Polygons, cols: int) -> npt.NDArray[np.bool_]:
+    """Return which rings of components stay: shells, holes that are not small, and those that hold a building."""
+    keep = np.ones(len(some.rings) - 1, dtype=np.bool_)
     if drawing.hole.value <= 0 or len(some.rings) == len(some.shells):
-        return some
+        return keep
     keep = drawing.hole.rings(drawing.ground, some) >= drawing.hole.value
-    keep |= ~np.repeat(which, np.diff(some.shells))
     keep[some.shells[:-1]] = True
-    return _chosen(some, np.arange(len(some)), keep)
+    if drawing.area.pixels == drawing.hole.pixels and drawing.area.value >= drawing.hole.value:
+        return keep  # what is a building has no room in a small hole
+    room = np.flatnonzero(~keep & _large(drawing, some))
+    label: Any = measure.label
+    for ring, (mask, rect) in zip(room.tolist(), holes(drawing.divider.mask, some, room), strict=True):
+        if not mask.any():
+            continue
+        # What is in a hole lies in it as a whole, whatever its part. Its own holes do not count: they are small, too,
+        # and are filled, or stay because of a building in them.
+        inside = traced(label(mask, connectivity=1).astype(np.int32), None, rect, cols)
+        keep[ring] = bool(_large(drawing, inside)[inside.shells[:-1]].any())
+    return keep
+
+
+def _large(drawing: Drawing, some: Polygons) -> npt.NDArray[np.bool_]:
+    """Return which rings reach around the least area of a building."""
+    if drawing.area.value <= 0:
+        return np.ones(len(some.rings) - 1, dtype=np.bool_)
+    large: npt.NDArray[np.bool_] = drawing.area.rings(drawing.ground, some) >= drawing.area.value
+    return large
 
 
 def _chosen(some: Polygons, which: I64, keep: npt.NDArray[np.bool_] | None = None) -> Polygons:
@@ -261,8 +286,11 @@ def even(ground: Ground, some: Polygons, group: I64) -> F64:
     leader = np.searchsorted(group, group)
     at = some.coords[some.rings[some.shells[:-1]]][leader]
     along, down = ground.steps(at)
-    ratio = np.sqrt(along / down)
-    ratio[np.abs(along / down - 1) < SQUARE] = 1.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        square = along / down
+    # At a pole pixels have no width.
+    square[~(np.isfinite(square) & (square > 0)) | (np.abs(square - 1) < SQUARE)] = 1.0
+    ratio = np.sqrt(square)
     return np.column_stack([ratio, 1 / ratio])
 
 

@@ -1,15 +1,16 @@
 """A class without specks and pinholes: components of the whole raster below an area change sides.
 
-Specks are 8-connected components of the class, holes 4-connected components of what is between. Both are found in the
-raster as it is, so that the order does not matter. A hole that holds a pixel without data, or reaches the raster's
-edge, stays. What changes is stored, not the raster: the pixels to turn over, by rows of cells.
+Specks are 8-connected components of the class, holes 4-connected components of what is between. Specks go first, and
+holes are those of the raster without them: a speck in a hole is part of it, and one around a hole leaves none. A hole
+that holds a pixel without data, or reaches the raster's edge, stays. What changes is stored, not the raster: the pixels
+to turn over, by rows of cells.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +20,14 @@ from geounet.types import NODATA, Executor, Rect
 from geounet.vector import parts
 from geounet.vector.attributes import Ground
 from geounet.vector.cells import CellGrid
-from geounet.vector.components import sum_by, unite
+from geounet.vector.components import EDGES, edge_labels, sum_by, unite
 from geounet.vector.polygons import gather
 from geounet.vector.source import U8, Plane
 from geounet.vector.trace import I32, I64, Bools
 
 SUMS = ("count", "sum_x", "sum_y", "kept")
+
+Kind = Literal["speck", "hole"]
 
 STRIP = 128
 """Rows of a cell that are counted at a time."""
@@ -49,9 +52,9 @@ class Least:
 
 @dataclass(frozen=True)
 class Clean:
-    """A plane (1: the class, 0: not, 255: no data) and what is too small in it.
+    """A plane (1: the class, 0: not, 255: no data) and what is too small in it: specks, or holes.
 
-    It is a plane itself: without specks and pinholes, once `clean` has been run.
+    It is a plane itself, without them, once `clean` has been run.
     """
 
     plane: Plane
@@ -59,12 +62,12 @@ class Clean:
     folder: str
     name: str
     ground: Ground
-    speck: Least
-    hole: Least
+    kind: Kind
+    least: Least
 
     def path(self, what: str, index: int) -> Path:
         """Return a part's file."""
-        return Path(self.folder) / f"{self.name}-{what}-{index}.npz"
+        return Path(self.folder) / f"{self.name}-{self.kind}-{what}-{index}.npz"
 
     def read(self, rect: Rect) -> U8:
         """Return values `(rows, cols)` of `rect`, 255 outside of the raster."""
@@ -107,37 +110,25 @@ def measure_cell(task: tuple[Clean, int]) -> int:
         return path.stat().st_size
     rect = stage.grid.rect(index)
     values = stage.plane.read(rect)
-    own = values == 1
-    arrays: parts.Arrays = {}
-    turned = []
-    for kind, (mask, connectivity, least) in {
-        "speck": (own, 2, stage.speck),
-        "hole": (~own, 1, stage.hole),
-    }.items():
-        image = _label(mask, connectivity) if least.area > 0 else np.zeros(rect.shape, dtype=np.int32)
-        sums = _sums(image, rect, values == NODATA if kind == "hole" else np.zeros(rect.shape, np.bool_))
-        count = len(sums["count"])
-        touches = np.zeros(count + 1, dtype=np.bool_)
-        for edge in (image[0], image[-1], image[:, 0], image[:, -1]):
-            touches[edge] = True
-        # A hole at the raster's edge is open.
-        sums["kept"] += _at_edge(image, rect, stage.grid, count) if kind == "hole" else 0
-        small = least.above(sums, stage.ground) & (sums["kept"] == 0)
-        turned.append(_pixels(image, np.flatnonzero(small & ~touches[1:]) + 1, rect, stage.grid.cols)[0])
-        # Pieces on the cell's edge are numbered anew; their pixels are kept where they may be turned.
-        pieces = np.flatnonzero(touches[1:]) + 1
-        renumber = np.full(count + 1, -1, dtype=np.int32)
-        renumber[pieces] = np.arange(len(pieces), dtype=np.int32)
-        pixels, offsets = _pixels(image, np.where(small[pieces - 1], pieces, -1), rect, stage.grid.cols)
-        arrays |= {f"{kind}_{name}": column[pieces - 1] for name, column in sums.items()}
-        arrays |= {f"{kind}_pixel": pixels, f"{kind}_offsets": offsets}
-        arrays |= {
-            f"{kind}_top": renumber[image[0]],
-            f"{kind}_bottom": renumber[image[-1]],
-            f"{kind}_left": renumber[image[:, 0]],
-            f"{kind}_right": renumber[image[:, -1]],
-        }
-    return parts.save(path, arrays | {"turned": np.concatenate(turned)})
+    hole = stage.kind == "hole"
+    image = _label(values != 1, 1) if hole else _label(values == 1, 2)
+    sums = _sums(image, rect, values == NODATA if hole else np.zeros(rect.shape, np.bool_))
+    count = len(sums["count"])
+    touches = np.zeros(count + 1, dtype=np.bool_)
+    for edge in (image[0], image[-1], image[:, 0], image[:, -1]):
+        touches[edge] = True
+    # A hole at the raster's edge is open.
+    sums["kept"] += _at_edge(image, rect, stage.grid, count) if hole else 0
+    small = stage.least.above(sums, stage.ground) & (sums["kept"] == 0)
+    turned = _pixels(image, np.flatnonzero(small & ~touches[1:]) + 1, rect, stage.grid.cols)[0]
+    # Pieces on the cell's edge are numbered anew; their pixels are kept where they may be turned.
+    pieces = np.flatnonzero(touches[1:]) + 1
+    renumber = np.full(count + 1, -1, dtype=np.int32)
+    renumber[pieces] = np.arange(len(pieces), dtype=np.int32)
+    pixels, offsets = _pixels(image, np.where(small[pieces - 1], pieces, -1), rect, stage.grid.cols)
+    arrays = {name: column[pieces - 1] for name, column in sums.items()}
+    arrays |= {"turned": turned, "pixel": pixels, "offsets": offsets}
+    return parts.save(path, arrays | edge_labels(image, renumber))
 
 
 def _sums(image: I32, rect: Rect, kept: Bools) -> dict[str, I64]:
@@ -192,38 +183,28 @@ def clean(stage: Clean, executor: Executor) -> int:
     """Find what is too small; the stage can then be read. Returns the bytes of its parts."""
     Path(stage.folder).mkdir(parents=True, exist_ok=True)
     tasks = [(stage, i) for i in range(stage.grid.count)]
-    size = sum(executor.map(measure_cell, tasks, f"{stage.name}: specks and holes"))
-    decided = {kind: _decide(stage, kind) for kind in ("speck", "hole")}
-    names = ["turned", *(f"{kind}_{name}" for kind in decided for name in PIECES)]
+    size = sum(executor.map(measure_cell, tasks, f"{stage.name}: {stage.kind}s"))
+    small, offsets = _decide(stage)
     down, across = stage.grid.shape
     for row in range(down):
         turned = []
         for index in range(row * across, (row + 1) * across):
-            arrays = parts.load(stage.path("pieces", index), names)
+            arrays = parts.load(stage.path("pieces", index), ["turned", "pixel", "offsets"])
             turned.append(arrays["turned"])
-            for kind, (small, offsets) in decided.items():
-                chosen = np.flatnonzero(small[offsets[index] : offsets[index + 1]])
-                turned.append(arrays[f"{kind}_pixel"][gather(arrays[f"{kind}_offsets"], chosen)[0]])
+            chosen = np.flatnonzero(small[offsets[index] : offsets[index + 1]])
+            turned.append(arrays["pixel"][gather(arrays["offsets"], chosen)[0]])
         size += parts.save_array(stage.turned(row), np.sort(np.concatenate(turned)))
     return size
 
 
-PIECES = ("pixel", "offsets")
-
-
-def _decide(stage: Clean, kind: str) -> tuple[Bools, I64]:
+def _decide(stage: Clean) -> tuple[Bools, I64]:
     """Return which pieces of components over cells' edges are to be turned over, and where those of each cell start."""
-    grid = stage.grid
-    sides = ("top", "bottom", "left", "right")
-    names = [f"{kind}_{name}" for name in (*SUMS, *sides)]
-    loaded = [parts.load(stage.path("pieces", i), names) for i in range(grid.count)]
-    offsets = np.concatenate([[0], np.cumsum([len(a[names[0]]) for a in loaded])]).astype(np.int64)
-    edges = [
-        {side: np.where(a[f"{kind}_{side}"] >= 0, a[f"{kind}_{side}"] + offsets[i], -1) for side in sides}
-        for i, a in enumerate(loaded)
-    ]
+    grid, speck = stage.grid, stage.kind == "speck"
+    loaded = [parts.load(stage.path("pieces", i), [*SUMS, *EDGES]) for i in range(grid.count)]
+    offsets = np.concatenate([[0], np.cumsum([len(a["count"]) for a in loaded])]).astype(np.int64)
+    edges = [{side: np.where(a[side] >= 0, a[side] + offsets[i], -1) for side in EDGES} for i, a in enumerate(loaded)]
     one, two = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    shifts = (-1, 0, 1) if kind == "speck" else (0,)
+    shifts = (-1, 0, 1) if speck else (0,)
     down, across = grid.shape
     for index in range(grid.count):
         row, col = divmod(index, across)
@@ -232,7 +213,7 @@ def _decide(stage: Clean, kind: str) -> tuple[Bools, I64]:
             met += [_beside(edges[index]["right"], edges[index + 1]["left"], s) for s in shifts]
         if row + 1 < down:
             met += [_beside(edges[index]["bottom"], edges[index + across]["top"], s) for s in shifts]
-        if kind == "speck" and row + 1 < down:  # corner to corner
+        if speck and row + 1 < down:  # corner to corner
             if col + 1 < across:
                 met.append((edges[index]["bottom"][-1:], edges[index + across + 1]["top"][:1]))
             if col > 0:
@@ -244,9 +225,8 @@ def _decide(stage: Clean, kind: str) -> tuple[Bools, I64]:
     count = int(offsets[-1])
     component = unite(count, np.concatenate(one), np.concatenate(two)) if count else np.empty(0, np.int64)
     groups = int(component.max()) + 1 if count else 0
-    sums = {name: sum_by(component, groups, np.concatenate([a[f"{kind}_{name}"] for a in loaded])) for name in SUMS}
-    least = stage.speck if kind == "speck" else stage.hole
-    small = least.above(sums, stage.ground) & (sums["kept"] == 0)
+    sums = {name: sum_by(component, groups, np.concatenate([a[name] for a in loaded])) for name in SUMS}
+    small = stage.least.above(sums, stage.ground) & (sums["kept"] == 0)
     return small[component], offsets
 
 

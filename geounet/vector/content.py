@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyogrio
+from pyogrio.errors import DataLayerError, DataSourceError
 
-from geounet.atomic import remove_temporary, temporary_beside
+from geounet.atomic import remove_temporary
 from geounet.config.card import ClassInfo
 from geounet.errors import VectorError
+from geounet.raster.alias import writable
 from geounet.vector.schema import Layer
 
 if TYPE_CHECKING:
@@ -88,6 +90,8 @@ class Contents:
 def placed(out: Path) -> Iterator[Path]:
     """Yield a temporary name to write to; what stands there at the end is synced to disk and takes the final name.
 
+    The temporary one has nothing of the final one, which may hold what pyogrio takes for something else.
+
     Raises
     ------
     VectorError
@@ -97,13 +101,14 @@ def placed(out: Path) -> Iterator[Path]:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise VectorError(f"{out}: its folder cannot be made ({error.strerror}); give another --out") from error
-    temporary = temporary_beside(out)
+    temporary = out.with_name(f".{uuid.uuid4().hex}.tmp{out.suffix}")
     try:
-        yield temporary
+        with writable(temporary) as name:
+            yield name
         with temporary.open("r+b") as file:
             os.fsync(file.fileno())
         temporary.replace(out)
-    except (OSError, sqlite3.OperationalError, pyogrio.errors.DataSourceError, pa.ArrowException) as error:
+    except (OSError, sqlite3.DatabaseError, DataSourceError, DataLayerError, pa.ArrowException) as error:
         raise VectorError(f"{out}: cannot be written ({error}); give a folder that can") from error
     finally:
         remove_temporary(temporary)

@@ -17,7 +17,9 @@ from rasterio.windows import Window
 from geounet.atomic import atomic
 from geounet.config.card import PALETTE, ClassInfo, Kind
 from geounet.errors import JobError, VectorError
+from geounet.raster.cog import keeps_crs
 from geounet.raster.env import open_quietly
+from geounet.raster.sidecar import write_aux
 from geounet.types import MAX_CLASSES, NODATA, PROBABILITY_STEPS
 from geounet.vector.source import U8, opened
 
@@ -80,8 +82,8 @@ def find_class(classes: tuple[ClassInfo, ...], values: dict[int, int], wanted: s
     raise JobError(f"--class {wanted}: no such class; the raster has {known}")
 
 
-def class_for(classes: tuple[ClassInfo, ...], kind: Kind) -> ClassInfo:
-    """Return the class of a kind, or the only class of a raster that is not background.
+def class_for(classes: tuple[ClassInfo, ...], values: dict[int, int], kind: Kind) -> ClassInfo:
+    """Return the class of a kind, or the only class of a raster that is not background, which the value 0 is.
 
     Raises
     ------
@@ -91,7 +93,7 @@ def class_for(classes: tuple[ClassInfo, ...], kind: Kind) -> ClassInfo:
     for info in classes:
         if info.kind == kind:
             return info
-    others = [c for c in classes if c.code != 0 and c.kind != Kind.background]
+    others = [c for c in classes if values[c.code] != 0 and c.kind != Kind.background]
     if len(others) == 1:
         return others[0]
     names = ", ".join(c.name for c in classes)
@@ -294,6 +296,9 @@ def _written(like: Any, dest: Path) -> Iterator[Any]:
         ) as raster,
     ):  # fmt: skip
         yield raster
+    crs = like.crs.to_wkt() if like.crs else None
+    if not keeps_crs(dest, crs):
+        write_aux(dest.with_name(f"{dest.name}.aux.xml"), (), crs_wkt=crs)
 
 
 def ingest_probability(

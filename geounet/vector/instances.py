@@ -7,6 +7,7 @@ class, and if the probability is not asked, a component is a building, and house
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from skimage.segmentation import watershed
 
 from geounet.types import NODATA, Rect
 from geounet.vector.features import to_shapely
-from geounet.vector.polygons import Polygons, signed_areas
+from geounet.vector.polygons import Polygons, gather, signed_areas
 from geounet.vector.source import U8, Plane, ProbabilityPlane
 from geounet.vector.trace import I32, I64, Bools, trace
 
@@ -152,7 +153,12 @@ def _flooded(mask: Bools, seeds: I32, height: I32 | None, least: float) -> I32:
 
 
 def divided(
-    divider: Divider, polygons: Polygons, least: npt.NDArray[np.float64], hole: npt.NDArray[np.float64], cols: int
+    divider: Divider,
+    polygons: Polygons,
+    least: npt.NDArray[np.float64],
+    hole: npt.NDArray[np.float64],
+    lasting: Bools,
+    cols: int,
 ) -> Instances:
     """Divide components into buildings.
 
@@ -167,6 +173,8 @@ def divided(
     hole
         `(n,)` pixels below which a hole in an instance is filled. What is open between instances stays so; and so do
         holes of components that are not divided.
+    lasting
+        `(rings,)` whether a ring of the components is a hole that is not filled, however small; or a shell.
     cols
         Width of the raster.
     """
@@ -174,9 +182,7 @@ def divided(
     if not divider.divides or len(polygons) == 0:
         return Instances(polygons, group, 0)
     # A shell's vertices reach as far as the polygon.
-    shells = zip(polygons.rings[polygons.shells[:-1]], polygons.rings[polygons.shells[:-1] + 1], strict=True)
-    reach = [(*polygons.coords[a:b].min(axis=0)[::-1], *polygons.coords[a:b].max(axis=0)[::-1]) for a, b in shells]
-    rects = [Rect(*(int(v) for v in found)) for found in reach]
+    rects = [_box(polygons, shell) for shell in polygons.shells[:-1].tolist()]
     look = _Look(divider, rects)
     pieces: dict[int, Polygons] = {}
     whole = 0
@@ -188,14 +194,16 @@ def divided(
         if contact is not None and not contact.any():
             continue
         one = polygons.part(k, k + 1)
-        mask = _burnt(one, rects[k])
+        mask = _burnt(to_shapely(one.coords, one.rings, one.shells), rects[k])
         stored = look.stored(rects[k], mask)
         if contact is not None:
             labels = by_contact(mask, contact & mask, float(least[k]))
         elif stored is not None:
             labels = by_probability(mask, stored, float(least[k]))
         if labels.max() > 1:
-            pieces[k] = traced(_filled(labels, float(hole[k])), stored, rects[k], cols)
+            rings = np.arange(polygons.shells[k] + 1, polygons.shells[k + 1])
+            open_ = _burnt(_alone(polygons, rings[lasting[rings]]), rects[k])
+            pieces[k] = traced(_filled(labels, open_, float(hole[k])), stored, rects[k], cols)
     if not pieces:
         return Instances(polygons, group, whole)
     return Instances(*_replaced(polygons, pieces), whole)
@@ -205,9 +213,7 @@ class _Look:
     """What is known around components; read at once where they lie close together."""
 
     def __init__(self, divider: Divider, rects: list[Rect]) -> None:
-        y0, x0 = (min(r[k] for r in rects) for k in (0, 1))
-        y1, x1 = (max(r[k] for r in rects) for k in (2, 3))
-        self._all = Rect(y0, x0, y1, x1)
+        self._all = _around(rects)
         self._divider = divider
         self._held = self._all.rows * self._all.cols <= LARGEST
         self._contact: U8 | None = None
@@ -237,22 +243,55 @@ class _Look:
         return np.where(mask, self._stored[rect.slices_in(self._all)], np.uint8(NODATA))
 
 
-def _burnt(one: Polygons, rect: Rect) -> Bools:
-    """Return the pixels of a polygon in its box: exact, as its vertices are integers."""
-    shape = to_shapely(one.coords, one.rings, one.shells)
+def holes(plane: Plane, polygons: Polygons, chosen: I64) -> Iterator[tuple[Bools, Rect]]:
+    """Yield for some rings, which are holes, where the plane is 1 in them, `(rows, cols)`, and their boxes."""
+    if len(chosen) == 0:
+        return
+    rects = [_box(polygons, ring) for ring in chosen.tolist()]
+    around = _around(rects)
+    # Read at once where they lie close together.
+    held = plane.read(around) if around.rows * around.cols <= LARGEST else None
+    for ring, rect in zip(chosen, rects, strict=True):
+        found = plane.read(rect) if held is None else held[rect.slices_in(around)]
+        yield (found == 1) & _burnt(_alone(polygons, np.array([ring])), rect), rect
+
+
+def _around(rects: list[Rect]) -> Rect:
+    """Return the least rectangle around others."""
+    return Rect(*(min(r[k] for r in rects) for k in (0, 1)), *(max(r[k] for r in rects) for k in (2, 3)))
+
+
+def _box(polygons: Polygons, ring: int) -> Rect:
+    """Return as far as the vertices of a ring reach."""
+    vertices = polygons.coords[polygons.rings[ring] : polygons.rings[ring + 1]]
+    (x0, y0), (x1, y1) = vertices.min(axis=0).tolist(), vertices.max(axis=0).tolist()
+    return Rect(y0, x0, y1, x1)
+
+
+def _alone(polygons: Polygons, rings: I64) -> Any:
+    """Return rings as polygons of their own, filled."""
+    vertex, offsets = gather(polygons.rings, rings)
+    return to_shapely(polygons.coords[vertex], offsets, np.arange(len(offsets)))
+
+
+def _burnt(shapes: Any, rect: Rect) -> Bools:
+    """Return the pixels of polygons in a box: exact, as their vertices are integers."""
+    if len(shapes) == 0:
+        return np.zeros(rect.shape, dtype=np.bool_)
     transform = Affine.translation(rect.x0, rect.y0)
-    found: Bools = rasterize(shape, out_shape=rect.shape, transform=transform, dtype="uint8") > 0
+    found: Bools = rasterize(shapes, out_shape=rect.shape, transform=transform, dtype="uint8") > 0
     return found
 
 
-def _filled(labels: I32, hole: float) -> I32:
-    """Fill holes of fewer pixels that lie within one instance."""
+def _filled(labels: I32, lasting: Bools, hole: float) -> I32:
+    """Fill holes of fewer pixels that lie within one instance, but those where `lasting` is true."""
     label: Any = measure.label
     # A frame around joins all that is open to the outside.
     open_ = label(np.pad(labels == 0, 1, constant_values=True), connectivity=2)
     size = np.bincount(open_.ravel())
     small = size < hole
     small[0] = small[open_[0, 0]] = False
+    small[open_[1:-1, 1:-1][lasting]] = False
     if not small.any():
         return labels
     around = np.pad(labels, 1)

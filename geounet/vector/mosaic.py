@@ -2,7 +2,8 @@
 
 An overlap belongs to the first scene, in the order given, that is valid there: pixel by pixel, before anything becomes
 a feature. The mosaic is virtual (a VRT) and has the grid of the first scene; masks on other grids are copied onto it by
-their nearest pixel first.
+their nearest pixel first. In degrees, scenes on both sides of the antimeridian are neighbours: longitudes go on beyond
+180 where the mosaic is narrower that way.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -32,6 +33,9 @@ from geounet.types import NODATA, Rect
 from geounet.vector.source import opened
 
 F64 = npt.NDArray[np.float64]
+
+Bounds = tuple[float, float, float, float]
+"""xmin, ymin, xmax, ymax."""
 
 SNAP = 0.01
 """Fraction of a pixel up to which grids count as the same."""
@@ -104,15 +108,19 @@ def mosaic(pieces: Sequence[Piece], folder: Path) -> Mosaic:
     first = grids[0]
     notes: list[str] = []
     placed: list[tuple[Rect, Piece]] = []
-    for index, (piece, grid) in enumerate(zip(pieces, grids, strict=True)):
+    for piece, grid in zip(pieces, grids, strict=True):
         _check(piece.mask, grid, pieces[0].mask, first)
-        found = offset(grid, first)
+    bounds = [_bounds(piece.mask, grid, first) for piece, grid in zip(pieces, grids, strict=True)]
+    turns = _turns(bounds, _circle(first.crs), abs(first.transform.a) + abs(first.transform.b))
+    for index, (piece, grid, turn) in enumerate(zip(pieces, grids, turns, strict=True)):
+        found = offset(replace(grid, transform=Affine.translation(turn, 0) @ grid.transform), first)
         if found is None:
             notes.append(
                 f"{Path(piece.mask).name} is not on the grid of {Path(pieces[0].mask).name}: its pixels were moved to "
                 "the nearest ones of that grid"
             )
-            placed.append(_moved(piece, grid, first, folder, index))
+            x0, y0, x1, y1 = bounds[index]
+            placed.append(_moved(piece, grid, (x0 + turn, y0, x1 + turn, y1), first, folder, index))
             continue
         if found[2] > SNAP:
             notes.append(f"{Path(piece.mask).name} lies {found[2]:.2f} px off the grid and was moved onto it")
@@ -182,17 +190,57 @@ def _shifted(first: Grid, rect: Rect) -> Affine:
     return Affine(a, b, c + a * rect.x0 + b * rect.y0, d, e, f + d * rect.x0 + e * rect.y0)
 
 
-def _moved(piece: Piece, grid: Grid, first: Grid, folder: Path, index: int) -> tuple[Rect, Piece]:
-    """Copy the rasters of a scene onto the grid of the first one; each pixel takes the value below its centre."""
+def _circle(crs: Any) -> float:
+    """Return the length of a full circle of longitude in the unit of a CRS; 0 where x is no longitude."""
+    return round(2 * math.pi / crs.units_factor[1], 6) if crs is not None and crs.is_geographic else 0.0
+
+
+def _bounds(path: str, grid: Grid, first: Grid) -> Bounds:
+    """Return the box of a scene in the CRS of the first one."""
     ends = np.array([(x, y, 1) for x in (0, grid.width) for y in (0, grid.height)])
     corners = ends @ _matrix(grid.transform)[:2].T
-    bounds = (*corners.min(axis=0), *corners.max(axis=0))
+    x0, y0, x1, y1 = (float(v) for v in (*corners.min(axis=0), *corners.max(axis=0)))
+    if grid.crs is not None and grid.crs != first.crs:
+        try:
+            x0, y0, x1, y1 = transform_bounds(grid.crs, first.crs, x0, y0, x1, y1, densify_pts=51)
+        except GDAL_ERRORS as error:
+            raise _immovable(path, error) from error
+        if x0 > x1:  # across the antimeridian
+            x1 += _circle(first.crs)
+    if not all(math.isfinite(v) for v in (x0, y0, x1, y1)):
+        raise VectorError(f"{path}: lies where the coordinate system of the first scene has no coordinates")
+    return x0, y0, x1, y1
+
+
+def _immovable(path: str, error: Exception) -> VectorError:
+    return VectorError(f"{path}: cannot be moved onto the grid of the first scene ({one_line(error)})")
+
+
+def _turns(bounds: Sequence[Bounds], circle: float, px: float) -> list[float]:
+    """Return what to add to the longitudes of each scene, so that together they reach over the least of the circle.
+
+    Nothing to those of the first; nothing at all where that does not save a pixel.
+    """
+    west, east = (np.array([b[k] for b in bounds]) for k in (0, 2))
+    if circle == 0:
+        return [0.0] * len(bounds)
+    # The widest gap that no scene lies in is left out: the mosaic begins behind it.
+    start = west % circle
+    order = np.argsort(start, kind="stable")
+    reach = np.maximum.accumulate((start + east - west)[order])
+    gaps = np.append(start[order][1:], start[order[0]] + circle) - reach
+    begin = start[order[(int(np.argmax(gaps)) + 1) % len(order)]]
+    moved = begin + (start - begin) % circle
+    if np.ptp(np.append(moved, moved + east - west)) > np.ptp(np.append(west, east)) - px:
+        return [0.0] * len(bounds)
+    turns = np.round((moved - west) / circle)
+    return [float(turn) * circle for turn in turns - turns[0]]
+
+
+def _moved(piece: Piece, grid: Grid, bounds: Bounds, first: Grid, folder: Path, index: int) -> tuple[Rect, Piece]:
+    """Copy the rasters of a scene onto the grid of the first one; each pixel takes the value below its centre."""
     try:
-        if grid.crs is not None and grid.crs != first.crs:
-            bounds = transform_bounds(grid.crs, first.crs, *bounds, densify_pts=51)
         sides = np.array([(x, y, 1) for x in bounds[::2] for y in bounds[1::2]])
-        if not np.isfinite(sides).all():
-            raise VectorError(f"{piece.mask}: lies where the coordinate system of the first scene has no coordinates")
         cols, rows = np.linalg.solve(_matrix(first.transform), sides.T)[:2]
         rect = Rect(math.floor(rows.min()), math.floor(cols.min()), math.ceil(rows.max()), math.ceil(cols.max()))
         if rect.rows * rect.cols > max(SMALL, SPARSE * grid.width * grid.height):
@@ -204,9 +252,7 @@ def _moved(piece: Piece, grid: Grid, first: Grid, folder: Path, index: int) -> t
         stored = piece.probability
         return rect, Piece(mask, None if stored is None else _warped(stored, rect, first, folder / f"prob_{index}.tif"))
     except GDAL_ERRORS as error:
-        raise VectorError(
-            f"{piece.mask}: cannot be moved onto the grid of the first scene ({one_line(error)})"
-        ) from error
+        raise _immovable(piece.mask, error) from error
 
 
 def _warped(path: str, rect: Rect, first: Grid, dest: Path) -> str:
@@ -240,6 +286,10 @@ def _nearest(dataset: Any, part: Rect, to_map: F64, back: Transformer | None, to
     x, y = (row[0] * x + row[1] * y + row[2] for row in to_map[:2])
     if back is not None:
         x, y = back.transform(x, y)
+    if circle := _circle(dataset.crs):
+        # Longitudes of the same meridian may differ by a turn.
+        centre = dataset.transform @ (dataset.width / 2, dataset.height / 2)
+        x = x + circle * np.round((centre[0] - x) / circle)
     known = np.isfinite(x) & np.isfinite(y)
     col, row = (np.floor(m[0] * x[known] + m[1] * y[known] + m[2]) for m in to_pixel[:2])
     inside = (col >= 0) & (col < dataset.width) & (row >= 0) & (row < dataset.height)
@@ -264,18 +314,19 @@ def _write(path: Path, whole: Rect, first: Grid, transform: Affine, sources: Seq
         with opened(source) as dataset:
             rows, cols = dataset.block_shapes[0]
         name = escape(os.path.relpath(source, path.parent)) if _near(source, path) else escape(source)
-        parts.append(
-            f'<SourceFilename relativeToVRT="{int(_near(source, path))}">{name}</SourceFilename>'
-            "<SourceBand>{band}</SourceBand>"
+        about = (
             f'<SourceProperties RasterXSize="{rect.cols}" RasterYSize="{rect.rows}" DataType="Byte" '
             f'BlockXSize="{cols}" BlockYSize="{rows}"/>'
             f'<SrcRect xOff="0" yOff="0" xSize="{rect.cols}" ySize="{rect.rows}"/>'
             f'<DstRect xOff="{rect.x0}" yOff="{rect.y0}" xSize="{rect.cols}" ySize="{rect.rows}"/>'
             f"<NODATA>{NODATA}</NODATA>"
         )
+        file = f'<SourceFilename relativeToVRT="{int(_near(source, path))}">{name}</SourceFilename>'
+        parts.append((file, about))
     for band in range(1, first.bands + 1):
         lines.append(f'<VRTRasterBand dataType="Byte" band="{band}"><NoDataValue>{NODATA}</NoDataValue>')
-        lines += [f"<ComplexSource>{part.replace('{band}', str(band))}</ComplexSource>" for part in parts]
+        number = f"<SourceBand>{band}</SourceBand>"
+        lines += [f"<ComplexSource>{file}{number}{about}</ComplexSource>" for file, about in parts]
         lines.append("</VRTRasterBand>")
     write_text(path, "\n".join([*lines, "</VRTDataset>", ""]))
 

@@ -15,7 +15,7 @@ from geounet.types import Executor
 from geounet.vector import edges, junctions, parts
 from geounet.vector.attributes import Ground
 from geounet.vector.bridge import TIP, Rules, Search, bridges
-from geounet.vector.clean import Clean, Least, clean
+from geounet.vector.clean import Clean, Kind, Least, clean
 from geounet.vector.draw import drawn
 from geounet.vector.mend import mended
 from geounet.vector.network import Graph, Paths, contract, thinned
@@ -71,12 +71,14 @@ def roads(stage: Stage, executor: Executor, ground: Ground, section: Roads) -> R
     Path(stage.folder).mkdir(parents=True, exist_ok=True)
     metric, stage = _measures(stage, ground)
     size = 0
-    speck = _least(section.min_area_m2, section.min_area_px, ground)
-    hole = _least(section.min_hole_m2, section.min_hole_px, ground)
-    if max(speck.area, hole.area) > 0:
-        cleaned = Clean(stage.plane, stage.grid, stage.folder, stage.name, ground, speck, hole)
-        size += clean(cleaned, executor)
-        stage = replace(stage, plane=cleaned)
+    specks = _least(section.min_area_m2, section.min_area_px, ground)
+    holes = _least(section.min_hole_m2, section.min_hole_px, ground)
+    passes: tuple[tuple[Kind, Least], ...] = (("speck", specks), ("hole", holes))
+    for kind, least in passes:
+        if least.area > 0:
+            cleaned = Clean(stage.plane, stage.grid, stage.folder, stage.name, ground, kind, least)
+            size += clean(cleaned, executor)
+            stage = replace(stage, plane=cleaned)
     paths, inexact, bytes_ = thinned(stage, executor)
     raw = contract(paths, stage.grid.cols)
     graph, found = network(stage, executor, metric, section, paths, raw, metres=ground.known)

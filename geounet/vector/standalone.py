@@ -136,7 +136,7 @@ def _taken(order: Order, work: Path) -> tuple[list[Ingested], dict[str, str]]:
         classes, values = taken[0].classes, taken[0].values
         wanted = [layer for layer in order.sections if layer in kinds]
         found = {
-            layer: class_for(classes, kinds[layer])
+            layer: class_for(classes, values, kinds[layer])
             if order.class_ is None
             else find_class(classes, values, order.class_)
             for layer in wanted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import rasterio
 
+from geounet.batch.overlap import run_all
 from geounet.batch.run import run as run_job
 from geounet.batch.run import scene_runs
 from geounet.batch.status import clean, read_status
@@ -18,8 +20,9 @@ from geounet.config.card import Scaling
 from geounet.config.job import Job
 from geounet.config.load import job_from_options
 from geounet.engine import together as together_module
+from geounet.engine.cluster import Layout
 from geounet.engine.pool import InlinePool
-from geounet.engine.scene import SceneRun
+from geounet.engine.scene import SceneRun, Silent
 from geounet.engine.together import infer_all
 from geounet.errors import GeounetError, JobError, OutputExistsError, SceneError
 from geounet.models.bundle import Bundle, load_bundle
@@ -334,3 +337,56 @@ def test_parts_of_another_input_are_not_used(scene: Path, bundle: Bundle, tmp_pa
     assert before.key != after.key
     assert before.folder != after.folder
     assert replace(one.spec) == two.spec
+
+
+def test_undeclared_fill_is_the_fault_of_its_scene_alone(bundle: Bundle, tmp_path: Path) -> None:
+    """A network answers NaN to -3.4e38: that scene is refused with the place and what to do, and others go on."""
+    lowest = np.finfo(np.float32).min
+    values = np.random.default_rng(4).integers(20, 250, (3, 96, 128)).astype(np.float32)
+    paths = [write_scene(tmp_path / name, values) for name in ("good.tif", "better.tif")]
+    values[:, 70:, 100:] = lowest
+    paths.insert(1, write_scene(tmp_path / "filled.tif", values))
+    runs = scene_runs(job_of([str(p) for p in paths], bundle, tmp_path / "out", "vector=none"))
+    ended = {run.spec.name: end for run, end in run_all(runs, InlinePool(), None, Silent())}
+    refused = ended.pop("filled")
+    assert isinstance(refused, SceneError)
+    place = r"filled\.tif: band red holds -3\.4028\d*e\+38 near row 70, column 100; small: .* NaN"
+    assert re.search(place, str(refused))
+    assert "set `nodata:` to it" in str(refused)
+    assert [end["state"] for end in ended.values()] == ["done", "done"]
+    said = re.search(r"holds (\S+)", str(refused))
+    assert said is not None
+    run(paths[1], bundle, tmp_path / "declared", "vector=none", f"nodata={said.group(1)}")
+    found = mask(tmp_path / "declared", "filled")[0] == 255
+    assert found[70:, 100:].all()
+    assert not found[:70].any()
+
+
+@pytest.mark.parametrize(
+    ("asked", "devices", "dry", "expected"),
+    [
+        ("cuda:1", ("3",), False, "cuda"),
+        ("cuda:1", (), False, "cuda:1"),
+        ("cuda:1", ("3",), True, "cuda:1"),
+        ("auto", ("3",), False, "auto"),
+        ("cpu", (), False, "cpu"),
+    ],
+)
+def test_a_worker_of_ours_sees_one_device(
+    scene: Path,
+    bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: str,
+    devices: tuple[str, ...],
+    dry: bool,
+    expected: str,
+) -> None:
+    def probe(_model: str, _sha256: str, device: str, *_: Any) -> None:
+        raise GeounetError(f"asked for {device}.")
+
+    monkeypatch.setattr("geounet.engine.scene.probe", probe)
+    (one,) = scene_runs(job_of(scene, bundle, tmp_path, f"predict.device={asked}"))
+    one.layout = Layout(1, 1, devices)
+    with pytest.raises(GeounetError, match=rf"asked for {expected}\."):
+        one.prepare(dry=dry)

@@ -12,9 +12,9 @@ import pytest
 import shapely
 
 from geounet.config.card import Kind
-from geounet.errors import VectorError
+from geounet.errors import JobError, VectorError
 from geounet.types import NODATA
-from geounet.vector.ingest import ingest, ingest_probability
+from geounet.vector.ingest import class_for, ingest, ingest_probability
 from tests.support.rasters import write
 from tests.support.vectors import CLASSES, GRID, read, town, vectorize
 
@@ -116,6 +116,16 @@ def test_negative_values_and_255_as_a_class(tmp_path: Path) -> None:
     assert vectorize(tmp_path / "b.tif", "--out", out, "--kind", "buildings") == 0
     assert features(out, "buildings")["class"] == ["255"]
     assert features(out, "buildings")["area_m2"] == [pytest.approx(625 * 0.09, rel=1e-2)]
+
+
+def test_the_only_class_may_be_the_only_value(tmp_path: Path) -> None:
+    values = np.zeros((40, 40), dtype=np.uint8)
+    values[5:30, 5:30] = 255
+    found = ingest(write(tmp_path / "a.tif", values[None], nodata=0), tmp_path / "work")
+    assert found.values == {0: 255}
+    assert class_for(found.classes, found.values, Kind.building).name == "255"
+    with pytest.raises(JobError, match="--class is needed"):
+        class_for(found.classes, {0: 0}, Kind.building)
 
 
 def test_palette_colours_and_masks(tmp_path: Path) -> None:

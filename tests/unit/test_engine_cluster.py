@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from distributed import system
 
 from geounet.config.job import Cluster
 from geounet.engine import cluster as module
-from geounet.engine.cluster import HELPER_BYTES, Helpers, Layout, local_layout
+from geounet.engine.cluster import HELPER_BYTES, VISIBLE, Helpers, Layout, gpus, local_layout
+from geounet.errors import ClusterError
 
 
 @pytest.mark.parametrize(
@@ -69,3 +72,54 @@ def test_helpers_are_called_once() -> None:
     assert helpers.addresses() == {"tcp://2", None}
     Helpers(cluster, 2, 0).call()
     assert cluster.asked == [5]
+
+
+@pytest.fixture
+def devices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder in place of /dev, on a machine where nothing says which devices are visible."""
+    monkeypatch.setattr(module, "DEVICES", tmp_path)
+    monkeypatch.delenv(VISIBLE, raising=False)
+    return tmp_path
+
+
+def test_cuda_counts_devices_from_zero(devices: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gpus() == []
+    for name in ("nvidia7", "nvidiactl", "nvidia-uvm"):
+        (devices / name).touch()
+    assert gpus() == ["0"], "a container that is given the eighth"
+    for i in range(11):
+        (devices / f"nvidia{i}").touch()
+    assert gpus() == [str(i) for i in range(11)]
+    monkeypatch.setenv(VISIBLE, "5,MIG-a")
+    assert gpus() == ["5", "MIG-a"]
+
+
+@pytest.mark.parametrize(
+    ("visible", "asked", "expected"),
+    [
+        (None, "cuda", "0"),
+        (None, "cuda:1", "1"),
+        ("3", "cuda", "3"),
+        ("3", "cuda:0", "3"),
+        ("4,MIG-b", "cuda:1", "MIG-b"),
+    ],
+)
+def test_a_device_is_one_of_those_that_are_visible(
+    devices: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, asked: str, expected: str
+) -> None:
+    for name in ("nvidia0", "nvidia1"):
+        (devices / name).touch()
+    if visible is not None:
+        monkeypatch.setenv(VISIBLE, visible)
+    assert local_layout(Cluster(), asked).devices == (expected,)
+
+
+def test_a_device_that_is_not_there_is_refused(devices: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert local_layout(Cluster(), "cuda:1").devices == ("1",), "without files of devices the worker finds out"
+    (devices / "nvidia0").touch()
+    with pytest.raises(ClusterError, match=r"predict.device: cuda:1: CUDA devices here: 1, counted from 0"):
+        local_layout(Cluster(), "cuda:1")
+    for visible, count in (("3", 1), ("", 0)):
+        monkeypatch.setenv(VISIBLE, visible)
+        with pytest.raises(ClusterError, match=rf"devices here: {count} \({VISIBLE} is '{visible}'\)"):
+            local_layout(Cluster(), "cuda:1")

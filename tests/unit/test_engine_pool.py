@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import threading
 from collections.abc import Iterable
@@ -11,11 +12,13 @@ from unittest import mock
 
 import pytest
 from distributed import CancelledError
+from distributed.client import FutureCancelledError
+from distributed.comm import CommClosedError
 from hypothesis import given
 from hypothesis import strategies as st
 
 from geounet.engine import pool as module
-from geounet.engine.pool import ALONE, DEATHS, Gate, Outcome, Pool, Task
+from geounet.engine.pool import ALONE, DEATHS, Gate, Outcome, Pool, Raised, Task, guarded
 from geounet.errors import ClusterError
 
 
@@ -206,3 +209,114 @@ def test_deaths_hold_up_nothing(plans: list[tuple[int, str | None]], seed: int) 
     assert {o.task.name for o in outcomes if o.error} == {
         o.task.name for o in outcomes if deaths[o.task.name] >= DEATHS
     }
+
+
+class Ends(Answer):
+    """Stands for a future that ends with something else than a receipt."""
+
+    def __init__(self, *ends: Any) -> None:
+        super().__init__("done")
+        self.ends = list(ends)
+
+    @property
+    def status(self) -> str:
+        return "error" if isinstance(self.ends[0], Exception) else "finished"
+
+    def result(self, timeout: float) -> Any:
+        return self.ends.pop(0)
+
+    def exception(self, timeout: float) -> Any:
+        return self.ends.pop(0)
+
+
+@pytest.mark.parametrize("error", [OSError("Timed out trying to connect"), CommClosedError("closed")])
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_scheduler_that_does_not_answer_is_lost(monkeypatch: pytest.MonkeyPatch, error: Exception, when: str) -> None:
+    class Lost(Client):
+        asked = 0
+
+        def nthreads(self) -> dict[str, int]:
+            self.asked += 1
+            if when == "before" or self.asked > 1:
+                self.status = "connecting"
+                raise error
+            return {"worker": 1}
+
+    class Never(Answer):
+        def add_done_callback(self, call: Any) -> None:
+            """Nothing will come."""
+
+    monkeypatch.setattr(module, "TICK", 0.01)
+    with pytest.raises(ClusterError, match="connection to the Dask scheduler is lost; run again"):
+        list(Pool(Lost(Never("done"))).run([Task("a", print, ())]))
+
+
+def test_a_connection_that_comes_back_is_no_death() -> None:
+    lost = FutureCancelledError("key", "scheduler-connection-lost")
+    client = Client(Ends(*[lost] * (DEATHS + 1), "receipt"))
+    pool = Pool(client)
+    (outcome,) = pool.run([Task("a", print, ())])
+    assert (outcome.result, pool.deaths, client.submitted) == ("receipt", 0, DEATHS + 2)
+
+
+def test_a_client_that_is_closed_takes_no_task() -> None:
+    class Closed(Client):
+        def submit(self, *_: Any, **__: Any) -> Answer:
+            self.status = "closed"
+            raise RuntimeError("Client is closed. Can't send update-graph message.")
+
+    with pytest.raises(ClusterError, match="is lost"):
+        list(Pool(Closed(Answer("done"))).run([Task("a", print, ())]))
+
+
+def test_errors_of_dask_itself_are_those_of_the_cluster() -> None:
+    missing = ModuleNotFoundError("No module named 'geounet'")
+    with pytest.raises(ClusterError, match=r"a: Dask cannot have it done \(ModuleNotFoundError: No .*same geounet"):
+        list(Pool(Client(Ends(missing))).run([Task("a", print, ())]))
+
+
+def test_workers_are_asked_for_their_cores_once_for_all_pools() -> None:
+    class Leaving(Client):
+        asked = 0
+        here: dict[str, tuple[str, int]] = {}  # noqa: RUF012 - replaced below
+
+        def run(self, _: Any, *, on_error: str) -> dict[str, tuple[str, int]]:
+            assert on_error == "ignore", "one that leaves at that moment must not end the run"
+            self.asked += 1
+            return self.here
+
+        def nthreads(self) -> dict[str, int]:
+            return {"a": 1, "b": 3, "gone": 5}
+
+    client = Leaving(Answer("done"))
+    pool = Pool(client)
+    assert pool.cores_per_thread() == 1, "all have just left"
+    client.here = {"a": ("one", 4), "b": ("two", 16)}
+    assert pool.cores_per_thread() == 4
+    assert [pool.share().cores_per_thread(), pool.share().cores_per_thread()] == [4, 4]
+    assert client.asked == 2
+    client.run = mock.Mock(side_effect=CommClosedError("closed"))  # type: ignore[method-assign]
+    with pytest.raises(ClusterError, match="is lost"):
+        Pool(client).cores_per_thread()
+
+
+def fails(error: Exception) -> None:
+    raise error
+
+
+def test_a_full_disk_ends_the_run_however_it_is_told() -> None:
+    wrapped = ValueError("Write failed. See previous exception for details.")
+    wrapped.__cause__ = OSError(errno.EDQUOT, "Disk quota exceeded", "parts")
+    for error in (OSError(errno.ENOSPC, "No space left on device"), wrapped, RuntimeError("database or disk is full")):
+        raised = guarded(fails, (error,))
+        assert raised.kind == "disk"
+        with pytest.raises(ClusterError, match=r"disk full: .*; free space and run again to continue"):
+            list(Pool(Client(Ends(raised))).run([Task("a", print, ())]))
+    assert guarded(fails, (OSError(errno.EIO, "Input/output error"),)).kind == "defect"
+
+
+def test_what_a_worker_cannot_do_is_no_fault_of_the_scene() -> None:
+    raised = guarded(fails, (ClusterError("/work: the worker cannot write there"),))
+    assert raised == Raised("ClusterError", "/work: the worker cannot write there")
+    with pytest.raises(ClusterError, match="/work: the worker cannot write there"):
+        list(Pool(Client(Ends(raised))).run([Task("probe", print, ())]))

@@ -249,7 +249,7 @@ def test_names_for_a_mask_without(scene: Any, tmp_path: Path) -> None:
 
 def test_a_mask_of_one_class_needs_no_names(scene: Any, tmp_path: Path) -> None:
     pred, labels, found, truth = scene
-    houses = footprints(tmp_path / "houses.geojson", truth)
+    houses = footprints(tmp_path / "houses.geojson", truth).rename(tmp_path / "two;houses!.geojson")
     one = raster(tmp_path / "one.tif", np.where(found == 255, 255, found == 1).astype(np.uint8))
     scores, expected = evaluate(one, houses).scores, evaluate(pred, houses).scores
     assert scores["classes"] == ["background", "building"]

@@ -10,7 +10,7 @@ import torch
 
 from geounet.errors import ModelError
 from geounet.models import device as module
-from geounet.models.device import cpu_has_bf16, has_bf16_flag, resolve
+from geounet.models.device import check_present, cpu_has_bf16, has_bf16_flag, resolve
 
 
 @pytest.fixture
@@ -82,3 +82,13 @@ def test_torch_and_cpuinfo_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     by_torch = cpu_has_bf16()
     monkeypatch.delattr(torch.cpu, "get_capabilities")
     assert cpu_has_bf16() == by_torch
+
+
+def test_a_run_keeps_to_its_device(machine: SimpleNamespace) -> None:
+    check_present("cpu")
+    with pytest.raises(ModelError, match=r"cuda:0: .* finds 0 CUDA devices; .* `geounet clean`"):
+        check_present("cuda:0")
+    machine.gpus = [(9, 0)]
+    check_present("cuda:0")
+    with pytest.raises(ModelError, match=r"cuda:1: .* finds 1 CUDA devices"):
+        check_present("cuda:1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geounet.config.card import TileSpec
-from geounet.errors import ModelError
+from geounet.errors import ModelError, ValuesError
 from geounet.models import predictor as module
 from geounet.models.bundle import Bundle, save_bundle
 from geounet.models.network import build, load
@@ -152,11 +153,23 @@ def test_values_that_are_not_finite_are_an_error(bundle: Bundle) -> None:
     predictor = Predictor(bundle, tile=TILE)
     tiles = noise(1)
     tiles[0, 0, 5, 5] = np.nan
-    with pytest.raises(ModelError, match=r"small: the network returned NaN \(fp32\)"):
+    with pytest.raises(ValuesError, match=r"small: the network returned NaN \(fp32\): the input is far outside"):
         predictor.quantised(tiles)
     tiles[0, 0, 5, 5] = 3e38
-    with pytest.raises(ModelError, match=r"returned (NaN|infinite values)"):
+    with pytest.raises(ValuesError, match=r"returned (NaN|infinite values)"):
         predictor.quantised(tiles)
+
+
+def test_a_network_that_answers_nothing_finite_is_no_fault_of_the_values(bundle: Bundle) -> None:
+    class Damaged(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(x), 4, TILE, TILE), torch.inf)
+
+    predictor = Predictor(bundle, tile=TILE)
+    replace_network(predictor, lambda _: Damaged())
+    with pytest.raises(ModelError, match=r"the network returned infinite values \(fp32\); its weights are") as it:
+        predictor.quantised(noise(1))
+    assert not isinstance(it.value, ValuesError)
 
 
 def test_a_network_that_returns_another_size_is_refused(tmp_path: Path) -> None:
@@ -233,6 +246,42 @@ def test_batches_are_halved_once_and_for_all(bundle: Bundle, error: Exception) -
     assert Predictor(bundle, tile=TILE, tta="d4", batch=4).batch == 4
 
 
+class Crowded(torch.nn.Module):
+    """A network that two threads enter at once with a full batch; there is no memory for one of them, or for both."""
+
+    def __init__(self, inner: torch.nn.Module, predictor: Predictor, *, both: bool) -> None:
+        super().__init__()
+        self.inner, self.predictor, self.full, self.both = inner, predictor, predictor.batch, both
+        self.meeting, self.lock, self.came = threading.Barrier(2, timeout=30), threading.Lock(), 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) == self.full:
+            self.meeting.wait()
+            with self.lock:
+                self.came += 1
+                first = self.came == 1
+            if first or self.both:
+                raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            while self.predictor.batch == self.full:
+                pass
+        result: torch.Tensor = self.inner(x)
+        return result
+
+
+@pytest.mark.parametrize(("batch", "both"), [(4, False), (2, True), (4, True)])
+def test_two_threads_halve_a_batch_once(bundle: Bundle, batch: int, both: bool) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    tiles = noise(batch)
+    expected = Predictor(bundle, tile=TILE).quantised(tiles)
+    predictor = Predictor(bundle, tile=TILE, batch=batch)
+    replace_network(predictor, lambda network: Crowded(network, predictor, both=both))
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(predictor.quantised, [tiles, tiles]):
+            np.testing.assert_array_equal(found, expected)
+    assert predictor.batch == batch // 2
+
+
 def test_too_little_memory_for_one_tile_is_an_error(bundle: Bundle) -> None:
     predictor = Predictor(bundle, tile=TILE)
     replace_network(predictor, lambda network: Hungry(network, 0, MemoryError()))
@@ -246,6 +295,12 @@ def test_other_failures_are_told_with_the_model(bundle: Bundle) -> None:
     with pytest.raises(ModelError, match=r"small: Unet with encoder .* \(cpu, fp32\): shapes do not match$"):
         predictor.quantised(noise(1))
     assert not is_out_of_memory(RuntimeError("shapes do not match"))
+
+
+def test_a_run_from_a_gpu_is_refused_without_one(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ModelError, match="cuda:0: a run keeps to the device that it began with"):
+        get_predictor(str(bundle.folder), bundle.sha256, "cuda:0", "bf16", tile=TILE)
 
 
 def test_predictors_are_shared_and_checked(bundle: Bundle, tmp_path: Path) -> None:

@@ -336,3 +336,9 @@ def test_scenes_are_closed_after_an_error(tmp_path):
         open_scene(SceneSpec("a", (str(good), str(tmp_path / "none.tif"))))
     with pytest.raises(SceneError, match="no files"):
         open_scene(SceneSpec("a", ()))
+
+
+def test_a_crs_without_a_geotransform_places_nothing(tmp_path):
+    info = describe(SceneSpec("x", (str(write(tmp_path / "a.tif", noise(1, 5, 5), transform=None)),)))
+    assert (info.georeferenced, info.crs_wkt, info.gsd) == (False, None, None)
+    assert info.warnings == ("no georeference: results are in pixels",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -11,10 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pyproj import CRS
+from rasterio import Affine
 
 from geounet.config.card import ClassInfo
-from geounet.raster.cog import write_mask
+from geounet.raster.cog import keeps_crs, write_mask
+from geounet.raster.env import open_quietly
 from geounet.raster.sidecar import write_aux, write_qml
+from geounet.vector.ingest import ingest
 from tests.support.rasters import write
 from tests.unit.test_raster_cog import CLASSES, codes, info
 
@@ -146,3 +151,38 @@ def test_quotes_in_names(tmp_path):
     assert entry.get("label") == awkward[0].name
     assert entry.get("color") == "#abcdef"
     assert ET.parse(tmp_path / "a.xml").getroot().find(".//Category").text == awkward[0].name
+
+
+@pytest.mark.parametrize(
+    ("crs", "kept"),
+    [
+        ("EPSG:32633", True),
+        ("EPSG:25832+5783", True),
+        ("+proj=eqearth +lon_0=10 +datum=WGS84 +type=crs", False),
+        ("+proj=ob_tran +o_proj=longlat +o_lon_p=-162 +o_lat_p=39.25 +lon_0=180 +type=crs", False),
+    ],
+)
+def test_a_crs_that_geotiff_cannot_tell_is_read_from_the_sidecar(tmp_path, crs, kept):
+    wkt = CRS.from_user_input(crs).to_wkt("WKT2_2019")
+    about = dataclasses.replace(info(60, 60), crs_wkt=wkt)
+    mask = tmp_path / "s_mask.tif"
+    write_mask(write(tmp_path / "in.tif", codes(60, 60)), mask, about, CLASSES, {})
+    assert keeps_crs(mask, None)
+    assert keeps_crs(mask, wkt) == kept
+    write_aux(tmp_path / "s_mask.tif.aux.xml", CLASSES, crs_wkt=None if kept else wkt)
+    with open_quietly(mask) as raster:
+        assert raster.transform == Affine(*about.transform)
+        assert CRS.from_wkt(raster.crs.to_wkt()).equals(CRS.from_wkt(wkt), ignore_axis_order=True)
+    assert keeps_crs(mask, wkt)
+    # A sidecar of a raster without classes has nothing else.
+    write_aux(tmp_path / "b.aux.xml", (), crs_wkt=wkt)
+    assert [e.tag for e in ET.parse(tmp_path / "b.aux.xml").getroot()] == ["SRS"]
+
+
+def test_rasters_taken_for_vectors_keep_their_crs(tmp_path):
+    wkt = CRS.from_user_input("+proj=eqearth +lon_0=10 +datum=WGS84 +type=crs").to_wkt("WKT2_2019")
+    file = write(tmp_path / "a.tif", codes(60, 60), nodata=0, crs=wkt)
+    taken = Path(ingest(file, tmp_path / "copy").mask)
+    assert taken != file
+    with open_quietly(taken) as raster:
+        assert CRS.from_wkt(raster.crs.to_wkt()).equals(CRS.from_wkt(wkt), ignore_axis_order=True)

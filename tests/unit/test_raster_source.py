@@ -184,6 +184,18 @@ def test_virtual_rasters_read_local_files_only(tmp_path):
     refused(loop, "nested more than")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+def test_virtual_rasters_through_links(tmp_path):
+    array = noise(1, 5, 5)
+    for folder in ("real", "links"):
+        (tmp_path / folder).mkdir()
+    write(tmp_path / "real" / "a.tif", array)
+    link = tmp_path / "links" / "b.vrt"
+    link.symlink_to(vrt(tmp_path / "real" / "a.vrt", [("a.tif", True)]))
+    with open_scene(SceneSpec("x", (str(link),))) as scene:
+        np.testing.assert_array_equal(scene.read(Rect(0, 0, 5, 5))[0], array)
+
+
 def test_descriptions_of_servers_are_refused_unopened(tmp_path):
     (tmp_path / "a.xml").write_text(
         '<GDAL_WMS><Service name="TMS"><ServerUrl>http://127.0.0.1:9/</ServerUrl></Service></GDAL_WMS>'

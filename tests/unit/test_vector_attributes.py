@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,11 @@ import pytest
 import shapely
 from pyproj import CRS, Geod, Transformer
 
+from geounet.config.job import Vector
+from geounet.errors import JobError
 from geounet.vector.attributes import Ground
+from geounet.vector.build import check_metres
+from tests.support.vectors import build, read, request
 
 US_FEET = "EPSG:2263"  # New York, survey feet
 
@@ -99,6 +105,17 @@ def test_a_ring_around_the_pole() -> None:
     )
 
 
+def test_pixels_may_reach_beyond_the_poles() -> None:
+    # A global grid whose first and last rows have the poles as their centres.
+    earth = Ground(CRS("EPSG:4326").to_wkt(), (1.0, 0.0, -180.5, 0.0, -1.0, 90.5), 181, 360)
+    x, y = (axis.ravel() for axis in np.meshgrid(np.arange(360), np.arange(181)))
+    corners = np.stack([np.column_stack([x + dx, y + dy]) for dx, dy in ((0, 0), (1, 0), (1, 1), (0, 1))], axis=1)
+    areas = earth.ring_areas(corners.reshape(-1, 2), np.arange(0, 4 * len(x) + 1, 4))
+    assert areas.sum() == pytest.approx(510_065_621_724_000, rel=1e-6)
+    assert np.isfinite(earth.lengths(corners.reshape(-1, 2), np.arange(0, 4 * len(x) + 1, 4), closed=True)).all()
+    assert (earth.pixel_areas(x, y) > 0).all()
+
+
 def test_a_coverage_adds_up() -> None:
     scene = ground("web mercator")
     y, x = (a.ravel() for a in np.mgrid[0:20, 0:20])
@@ -118,3 +135,14 @@ def test_web_mercator_shrinks_with_latitude() -> None:
 @pytest.mark.parametrize("crs", [None, 'LOCAL_CS["site",UNIT["metre",1]]', "not a crs"])
 def test_without_an_ellipsoid_metres_are_unknown(crs: str | None) -> None:
     assert not Ground(crs, (1.0, 0.0, 0.0, 0.0, -1.0, 0.0), 10, 10).known
+
+
+def test_without_a_geotransform_metres_are_unknown(tmp_path: Path) -> None:
+    mask = np.zeros((40, 50), dtype=np.uint8)
+    mask[10:30, 10:30] = 1
+    asked = request(tmp_path, mask, crs="EPSG:32633", transform=None)
+    assert check_metres(asked, Ground(None, (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), 40, 50))
+    build(asked)
+    assert read(asked.out, "buildings")["area_m2"] == [None]
+    with pytest.raises(JobError, match="no coordinate system"):
+        build(replace(asked, layers=Vector.model_validate({"buildings": {"min_area_m2": 5}})))

@@ -227,6 +227,60 @@ def test_what_is_open_between_houses_stays_open(tmp_path: Path) -> None:
     assert len(found["id"]) == 2
 
 
+def courts() -> Any:
+    """A house with a court that holds a house with a court that holds one; and with courts that hold none."""
+    mask = np.zeros((100, 100), dtype=np.uint8)
+    mask[10:90, 10:90] = 1
+    mask[12:32, 12:32] = 0
+    mask[14:30, 14:30] = 1
+    mask[17:27, 17:27] = 0
+    mask[20:24, 20:24] = 1
+    mask[12:32, 62:82] = 0
+    mask[16:18, 70:72] = 1  # too small for a house
+    mask[60:64, 60:64] = 0
+    mask[70:80, 40:50] = 0
+    mask[72:78, 42:48] = 1
+    mask[73:77, 43:47] = 0  # its own court is filled
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("how", "areas"),
+    [
+        ({"min_hole_m2": 500.0}, [6400 - 400 - 100, 256 - 100, 16, 36]),
+        ({"min_area_px": 10, "min_hole_px": 500}, [6400 - 400 - 100, 256 - 100, 16, 36]),
+        ({"min_area_px": 10, "min_hole_m2": 500.0}, [6400 - 400 - 100, 256 - 100, 16, 36]),
+        ({"min_area_m2": 0.0, "min_hole_m2": 500.0}, [6400 - 900, 256 - 100, 4, 16, 36]),
+    ],
+)
+def test_a_court_with_a_house_in_it_stays_open(how: dict[str, Any], areas: list[int], tmp_path: Path) -> None:
+    how["outline"] = "raw"
+    whole = buildings(courts(), tmp_path / "whole", cell=200, **how)
+    geometry = shapes(whole)
+    assert shapely.area(geometry).tolist() == areas
+    assert shapely.area(shapely.union_all(geometry)) == pytest.approx(shapely.area(geometry).sum())
+    for cell in (20, 33, 64):
+        assert buildings(courts(), tmp_path / str(cell), cell=cell, **how) == whole
+
+
+def test_outlines_in_courts_do_not_overlap(tmp_path: Path) -> None:
+    geometry = shapes(buildings(courts(), tmp_path, min_hole_m2=500.0))
+    assert len(geometry) == 4
+    assert shapely.area(shapely.union_all(geometry)) == pytest.approx(shapely.area(geometry).sum())
+
+
+def test_a_court_of_a_divided_component_stays_open(tmp_path: Path) -> None:
+    mask = courts()
+    mask[10:90, 55:57] = 2  # two houses; the courts with a house lie in one of them
+    found = {cell: buildings(mask, tmp_path / str(cell), cell=cell, outline="raw", min_hole_m2=500.0)
+             for cell in (200, 33)}  # fmt: skip
+    assert found[200] == found[33]
+    geometry = shapes(found[200])
+    assert len(geometry) == 5
+    assert shapely.area(shapely.union_all(geometry)) == pytest.approx(shapely.area(geometry).sum())
+    assert sum(len(g.interiors) for g in geometry) == 3
+
+
 def test_components_too_large_stay_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(instances, "LARGEST", 500)
     assert len(buildings(row(), tmp_path)["id"]) == 1
@@ -257,6 +311,16 @@ def test_labels_of_divided_masks_are_whole_and_connected() -> None:
             polygons = traced(labels, None, Rect(5, 7, 45, 47), 1000)
             assert polygons.count.sum() == mask.sum()
             assert len(polygons) == labels.max()
+
+
+def test_at_the_poles_pixels_have_no_shape(tmp_path: Path) -> None:
+    mask = np.zeros((46, 90), dtype=np.uint8)
+    mask[0, 10:20] = mask[1:6, 40:50] = mask[45, 60:70] = 1
+    earth = Ground("EPSG:4326", (4.0, 0.0, -182.0, 0.0, -4.0, 92.0), 46, 90)
+    found = buildings(mask, tmp_path, ground=earth)
+    assert len(found["id"]) == 3
+    assert shapely.is_valid(shapes(found)).all()
+    assert all(np.isfinite(found[name]).all() for name in ("area_m2", "perimeter_m", "angle_deg"))
 
 
 def test_what_is_not_to_be_drawn_straight(tmp_path: Path) -> None:

@@ -132,6 +132,55 @@ def test_other_grids_are_brought_to_the_first_by_the_nearest_pixel(
     assert np.array_equal(stored[0], np.where(found[0] == NODATA, NODATA, 254 - found[0]))
 
 
+DEGREE = 1e-4
+
+
+def degrees(west: float, px: float = DEGREE) -> dict[str, Any]:
+    return {"crs": "EPSG:4326", "transform": Affine(px, 0, west, 0, -px, -17)}
+
+
+def test_scenes_on_both_sides_of_the_antimeridian_are_neighbours(piece: Callable[..., Piece], tmp_path: Path) -> None:
+    east, west = scene(7, 30, 50), scene(8, 30, 40)
+    pieces = [piece(east, **degrees(180 - 50 * DEGREE)), piece(west, **degrees(-180))]
+    expected = np.concatenate([east, west], axis=1)
+    for order, x in ((1, 180 - 50 * DEGREE), (-1, -180 - 50 * DEGREE)):
+        made = mosaic(pieces[::order], tmp_path / "out")
+        found, transform = read(made.mask)
+        assert np.array_equal(found[0], expected)
+        assert transform.c == pytest.approx(x, abs=1e-9)
+        assert made.notes == ()
+    # Where scenes go all around, longitudes stay what they are.
+    around = [piece(np.zeros((2, 9)), **degrees(west, 10)) for west in (-180, -90, 0, 90)]
+    assert read(mosaic(around, tmp_path / "out").mask)[1].c == -180
+
+
+@pytest.mark.parametrize("west", [179.999, -180.0])
+def test_a_scene_across_the_antimeridian_is_brought_to_one_in_degrees(
+    west: float, piece: Callable[..., Piece], tmp_path: Path
+) -> None:
+    x, y = Transformer.from_crs("EPSG:4326", "EPSG:32660", always_xy=True).transform(179.996, -17.0)
+    values = np.random.default_rng(9).integers(0, 200, (60, 80))  # 800 m: to the other side
+    its = Affine(10, 0, x, 0, -10, y)
+    first = piece(np.full((10, 10), NODATA), **degrees(west))
+    other = piece(values, transform=its, crs="EPSG:32660")
+    found, transform = read(mosaic([first, other], tmp_path / "out").mask)
+    expected = nearest(values, its, "EPSG:32660", found[0], transform, "EPSG:4326")
+    assert (found[0] != expected).sum() <= 2
+    assert (found[0] != NODATA).sum() > 3500
+    # And the other way around: pixels of both sides are found in a raster whose longitudes go on.
+    beyond = piece(np.zeros((80, 100)), **degrees(179.995))
+    found, _ = read(mosaic([piece(np.full((60, 80), NODATA), transform=its, crs="EPSG:32660"), beyond],
+                           tmp_path / "out").mask)  # fmt: skip
+    assert (found[0] == 0).sum() == pytest.approx(80 * 100 * 1.18, rel=0.01)
+
+
+def test_names_of_files_are_no_formats(piece: Callable[..., Piece], tmp_path: Path) -> None:
+    one = piece(np.zeros((2, 9, 9)))
+    named = Path(one.mask).rename(tmp_path / "{band}.tif")
+    found, _ = read(mosaic([Piece(str(named)), Piece(piece(np.ones((2, 9, 9)), 9).mask)], tmp_path / "{band}").mask)
+    assert found.sum(axis=(1, 2)).tolist() == [81, 81]
+
+
 def test_copies_do_not_depend_on_their_windows(
     piece: Callable[..., Piece], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,8 @@ from geounet.types import Rect
 from geounet.vector import skeleton
 from geounet.vector.attributes import Ground
 from geounet.vector.build import SerialExecutor
+from geounet.vector.cells import CellGrid
+from geounet.vector.clean import Clean, Least, clean
 from geounet.vector.components import unite
 from geounet.vector.network import Graph, contract, thinned
 from geounet.vector.prune import Metric, lasting
@@ -24,6 +26,7 @@ from geounet.vector.roads import roads
 from geounet.vector.skeleton import squared_distances, weights_of
 from geounet.vector.thinning import thin
 from tests.support.roads import WHOLE, check_consistent, lines_of, made, stage, streets
+from tests.support.vectors import ArrayPlane
 
 morphology: Any = untyped
 
@@ -354,6 +357,47 @@ def test_more_junctions_than_16_bits(tmp_path: Path) -> None:
     mask[:, 2::6] = True
     found = made(mask, 500, tmp_path, usual=True, min_hole_m2=0)
     assert (found.nodes["degree"].to_numpy() >= 3).sum() > 65_535
+
+
+def test_a_speck_in_a_hole_goes_with_it(tmp_path: Path) -> None:
+    mask = canvas(60, 200)
+    mask[20:32] = True
+    mask[24:29, 98:103] = False
+    mask[26, 100] = True
+    for cell in (WHOLE, 50):
+        found = made(mask, cell, tmp_path / str(cell), min_area_m2=20, min_hole_m2=30)
+        assert (found.edges.num_rows, found.nodes.num_rows) == (1, 2)  # no loop around either
+
+
+def test_specks_go_before_holes_are_filled(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    values = (ndimage.gaussian_filter(rng.random((90, 130)), 1) > 0.5).astype(np.uint8)
+    values[30:60, 40:50] = 255
+    values[5:13, 5:13] = 1
+    values[6:12, 6:12] = 0  # a speck around a hole
+    values[20:40, 5:25] = 1
+    values[24:36, 9:21] = 0
+    values[27:33, 12:18] = 1
+    values[29:31, 14:16] = 0  # a hole in a speck in a hole
+    expected = values.copy()
+    label, _ = ndimage.label(values == 1, np.ones((3, 3)))
+    expected[(np.bincount(label.ravel()) < 40)[label] & (label > 0)] = 0
+    label, count = ndimage.label(expected != 1)
+    keep = np.bincount(label.ravel()) >= 150
+    keep[[0, *label[0], *label[-1], *label[:, 0], *label[:, -1], *label[expected == 255]]] = True
+    expected[~keep[label]] = 1
+    assert count > (~keep).sum() > 5
+    assert (expected[20:40, 5:25] == 1).all()
+    for cell in (WHOLE, 40, 17):
+        plane: Any = ArrayPlane(values)
+        for kind, least in (("speck", 40), ("hole", 150)):
+            grid = CellGrid(*values.shape, cell)
+            ground = Ground(None, (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), *values.shape)
+            asked = Clean(plane, grid, str(tmp_path / str(cell)), "roads", ground, kind, Least(least, True))
+            clean(asked, SerialExecutor())
+            plane = asked
+        np.testing.assert_array_equal(plane.read(Rect(0, 0, 90, 130)), expected)
+        np.testing.assert_array_equal(plane.read(Rect(11, 7, 52, 99)), expected[11:52, 7:99])
 
 
 def test_no_roads_no_features(tmp_path: Path) -> None:

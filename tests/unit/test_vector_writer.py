@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,8 @@ import shapely
 from pyproj import CRS
 
 from geounet.errors import VectorError
-from geounet.vector.content import Contents, LayerContent
+from geounet.raster.alias import readable
+from geounet.vector.content import Contents, LayerContent, placed
 from geounet.vector.schema import LANDCOVER, LAYERS, ROAD_NODES, Layer
 from geounet.vector.writer import FORMATS, destinations, write
 from tests.support.vectors import CLASSES
@@ -112,7 +114,10 @@ def test_geoparquet_follows_its_specification(tmp_path: Path) -> None:
     assert few["fid"].tolist() == [2 * SIDE + 4]
 
 
-@pytest.mark.parametrize("crs", [None, "EPSG:4326", "EPSG:2263"])
+EQUAL_EARTH = "+proj=eqearth +lon_0=10 +datum=WGS84 +type=crs"  # no authority has it
+
+
+@pytest.mark.parametrize("crs", [None, "EPSG:4326", "EPSG:2263", EQUAL_EARTH])
 def test_empty_layers_and_other_systems(crs: str | None, tmp_path: Path) -> None:
     for count in (0, 3):
         folder = tmp_path / str(count)
@@ -166,6 +171,32 @@ def test_the_same_features_give_the_same_files(name: str, tmp_path: Path) -> Non
         assert dumps[0] == dumps[1]
     else:
         assert written("a") == written("b")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names that Windows does not have")
+@pytest.mark.parametrize("name", ["a;b", "a!b", "a?", "d!r;/a!b;c", "a\nb"])
+def test_names_that_pyogrio_takes_for_something_else(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    _, files = write(tmp_path / f"{name}.gpkg", list(FORMATS), contents(3))
+    assert sorted(files.values()) == sorted(p for p in tmp_path.rglob("*") if p.is_file())
+    for key, path in files.items():
+        if path.suffix == ".parquet":
+            assert pq.ParquetFile(path).metadata.num_rows == 3
+            continue
+        with readable(path) as file:
+            assert len(pyogrio.read_dataframe(file, layer="landcover" if key == "vectors" else None)) == 3
+
+
+@pytest.mark.parametrize(
+    "error", [pyogrio.errors.FieldError("no such field"), sqlite3.DatabaseError("disk image is malformed")]
+)
+def test_what_drivers_say_is_one_error_of_ours(error: Exception, tmp_path: Path) -> None:
+    with pytest.raises(VectorError, match="cannot be written"), placed(tmp_path / "x.gpkg"):
+        raise error
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
