@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from geounet.errors import GeounetError
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for output, and those above it, unless it is there.
+
+    Raises
+    ------
+    GeounetError
+        If it cannot be made, for example because its path runs through a file.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        # A file in the place of the folder itself only "exists".
+        reason = os.strerror(errno.ENOTDIR) if isinstance(error, FileExistsError) else error.strerror
+        raise GeounetError(f"{folder}: cannot be written ({reason}); choose another output folder") from None
 
 
 def temporary_beside(path: Path) -> Path:

@@ -35,6 +35,10 @@ class ModelError(GeounetError):
     """A model bundle or checkpoint that cannot be used."""
 
 
+class UnknownModelError(ModelError):
+    """A bundled model's name that there is none of, or a path where no folder is."""
+
+
 class ValuesError(ModelError):
     """Values that a model has no answer to, though it has to ordinary ones: those of a scene are its own fault."""
 

@@ -26,8 +26,8 @@ def plan_job(job: Job, *, timing: bool = True) -> list[dict[str, Any]]:
     Each has `name`, `model`, `networks` (members of an ensemble; time and memory are those of all) and `state`:
     `refused` (with `error`), `done`, or `planned` with `grid`, `device`, `precision`, `batch`, `workers`, `threads`,
     `helpers` (processes that come for vectors), `blocks_done`, `memory_bytes` of a worker, `work_bytes`,
-    `output_bytes`, `seconds`. Where a mosaic of all scenes is asked for, `mosaic_work_bytes` and `mosaic_bytes` are
-    what the scene adds to it, while it is made and when done.
+    `output_bytes`, `seconds`, `warnings` (of the scene, as a run tells them). Where a mosaic of all scenes is asked
+    for, `mosaic_work_bytes` and `mosaic_bytes` are what the scene adds to it, while it is made and when done.
 
     Raises
     ------
@@ -38,7 +38,7 @@ def plan_job(job: Job, *, timing: bool = True) -> list[dict[str, Any]]:
     """
     entries: list[dict[str, Any]] = []
     layout = local_layout(job.cluster, job.predict.device)
-    speeds: dict[tuple[Any, ...], tuple[int, float]] = {}
+    speeds: dict[tuple[Any, ...], tuple[int, float | None]] = {}
     firsts: dict[str, SceneInfo] = {}
     for scene in scene_runs(job):
         parts = len(scene.bundle.parts)
@@ -77,6 +77,7 @@ def plan_job(job: Job, *, timing: bool = True) -> list[dict[str, Any]]:
             work_bytes=figures.work_bytes,
             output_bytes=figures.output_bytes,
             seconds=None if figures.seconds is None else float(f"{figures.seconds:.3g}"),
+            warnings=list(plan.info.warnings),
         )
     return entries
 

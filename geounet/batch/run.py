@@ -21,12 +21,13 @@ from geounet.batch.lock import HIDDEN, locked_output
 from geounet.batch.overlap import run_all
 from geounet.batch.scenes import find_scenes
 from geounet.config.job import Job
+from geounet.config.load import missing_aoi
 from geounet.engine.cluster import Connection, connect
 from geounet.engine.manifest import FORMAT, read_manifest
 from geounet.engine.plan import check_model, versions
 from geounet.engine.pool import InlinePool, Pool
 from geounet.engine.scene import Progress, SceneRun, Silent
-from geounet.errors import GeounetError, JobError
+from geounet.errors import GeounetError, JobError, UnknownModelError
 from geounet.models.bundle import Bundle, load_bundle
 from geounet.raster.scene import SceneSpec
 from geounet.report import task
@@ -94,12 +95,17 @@ def scene_runs(job: Job, specs: list[SceneSpec] | None = None) -> list[SceneRun]
     Raises
     ------
     JobError
-        If the scenes or their names are wrong.
+        If the scenes or their names are wrong, or there is no such model or area of interest.
     ModelError
         If a model cannot be used.
     """
     specs = find_scenes(job) if specs is None else specs
-    bundles = [load_bundle(name) for name in job.model_names()]
+    if job.aoi is not None and (problem := missing_aoi(job.aoi)):
+        raise JobError(problem)
+    try:
+        bundles = [load_bundle(name) for name in job.model_names()]
+    except UnknownModelError as error:
+        raise JobError(str(error)) from None
     for bundle in bundles:
         check_model(bundle.card)
     twice = {b.card.name for b in bundles if [o.card.name for o in bundles].count(b.card.name) > 1}
@@ -137,7 +143,8 @@ def run(job: Job, client: Any = None, progress: Progress | None = None, *, round
     Raises
     ------
     JobError
-        If scenes are missing or doubly named, or other output stands in the way.
+        If scenes are missing or doubly named, there is no such model or area of interest, or other output stands in
+        the way.
     ModelError
         If a model cannot be used.
     LockedError

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import glob
+import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import takewhile
 from pathlib import Path
 
+from geounet.batch.lock import HIDDEN
 from geounet.config.job import BandSet, Job
+from geounet.engine.manifest import FORMAT, read_manifest
 from geounet.errors import JobError
 from geounet.raster.scene import SceneSpec
+
+logger = logging.getLogger(__name__)
 
 ENDINGS = frozenset(
     {".tif", ".tiff", ".gtiff", ".cog", ".jp2", ".j2k", ".png", ".jpg", ".jpeg", ".vrt", ".img", ".ntf", ".nitf",
@@ -74,19 +79,21 @@ def _expand(job: Job, *, some: bool) -> Iterator[tuple[str, list[Path]]]:
         if isinstance(entry, BandSet):
             yield entry.name, [Path(f) for f in entry.files]
             continue
-        path = Path(entry)
+        path, left = Path(entry), ""
         if path.is_dir():
-            found = [p for p in sorted(path.rglob("*")) if _is_scene(p) and not _is_ours(p, path, out, work)]
+            here = (p for p in sorted(path.rglob("*")) if _is_scene(p) and not _is_ours(p, path, out, work))
+            found, left = _without_results(here, entry, path)
             if some and not found:
-                raise JobError(f"{entry}: the folder holds no raster ({', '.join(sorted(ENDINGS)[:6])}, …)")
+                raise JobError(f"{entry}: the folder holds no raster ({', '.join(sorted(ENDINGS)[:6])}, …){left}")
         elif path.exists() or not glob.has_magic(entry):
             found = [path]  # a missing file is one scene's failure, not the job's
         else:
             matches = (Path(p) for p in glob.iglob(entry, recursive=True))
             start = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
-            found = sorted(p for p in matches if p.is_file() and not _is_ours(p, start, out, work))
+            here = (p for p in sorted(matches) if p.is_file() and not _is_ours(p, start, out, work))
+            found, left = _without_results(here, entry, start)
             if some and not found:
-                raise JobError(f"{entry}: matches no file")
+                raise JobError(f"{entry}: matches no file{left}")
         for file in found:
             yield file.stem, [file]
 
@@ -94,6 +101,38 @@ def _expand(job: Job, *, some: bool) -> Iterator[tuple[str, list[Path]]]:
 def _is_scene(path: Path) -> bool:
     hidden = any(part.startswith(".") for part in path.parts[-3:] if part not in (".", ".."))
     return path.suffix.lower() in ENDINGS and path.is_file() and not hidden
+
+
+def _without_results(paths: Iterable[Path], entry: str, start: Path) -> tuple[list[Path], str]:
+    """Return what a search from `start` found without what earlier runs left in other folders, and words on that.
+
+    Those are parts, and what lies beside the manifest of a scene, but for the scene itself.
+    """
+    inputs: dict[Path, set[str] | None] = {}
+    found, left = [], 0
+    for path in paths:
+        folder = path.parent
+        if folder not in inputs:
+            inputs[folder] = _inputs(folder)
+        names = inputs[folder]
+        if HIDDEN in folder.relative_to(start).parts or (names is not None and path.name not in names):
+            left += 1
+        else:
+            found.append(path)
+    if not left:
+        return found, ""
+    logger.info("%s: files of earlier runs that are left out: %d", entry, left)
+    return found, f"; files of earlier runs, which are no scenes: {left}"
+
+
+def _inputs(folder: Path) -> set[str] | None:
+    """Return the names of the files that a scene's results in a folder were made of; None where there are none."""
+    manifest = read_manifest(folder)
+    if manifest is None or manifest.get("format") != FORMAT or "scenes" in manifest:  # which that of a whole run has
+        return None
+    made_of = manifest.get("input")
+    files = made_of.get("files", ()) if isinstance(made_of, dict) else ()
+    return {Path(file).name for file in files if isinstance(file, str)}
 
 
 def _is_ours(path: Path, start: Path, out: Path, work: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,26 @@ from typing import Any
 from geounet.batch.lock import HIDDEN, is_locked, locked
 from geounet.engine.ledger import folder_bytes
 from geounet.engine.manifest import read_manifest
-from geounet.errors import GeounetError
+from geounet.errors import GeounetError, JobError
 
 
 def _work(out: Path, work: Path | None) -> Path:
     return work if work is not None else out / HIDDEN
+
+
+def refuse_scene(out: Path, manifest: Mapping[str, Any] | None) -> None:
+    """Refuse the folder of a scene, whose manifest describes the scene, in the place of an output folder.
+
+    Raises
+    ------
+    JobError
+        Naming the output folder.
+    """
+    if manifest is None or "scenes" in manifest or "files" not in manifest:
+        return
+    # With several models, a scene's folder holds one for each.
+    above = [folder for folder in out.absolute().parents[:2] if "scenes" in (read_manifest(folder) or {})]
+    raise JobError(f"{out}: a scene's folder; give {above[0] if above else out.absolute().parent}")
 
 
 def read_status(out: Path, work: Path | None = None) -> dict[str, Any]:
@@ -31,9 +47,12 @@ def read_status(out: Path, work: Path | None = None) -> dict[str, Any]:
 
     Raises
     ------
+    JobError
+        If the folder is that of a scene.
     GeounetError
         If the folder is no output folder.
     """
+    refuse_scene(out, read_manifest(out))
     folder = _work(out, work)
     if not folder.is_dir() and not (out / "manifest.json").exists():
         raise GeounetError(f"{out}: no output folder of a run (it holds neither manifest.json nor .geounet)")
@@ -149,9 +168,12 @@ def clean(out: Path, work: Path | None = None) -> tuple[int, int]:
     ------
     LockedError
         If a run is at work in the folder.
+    JobError
+        If the folder is that of a scene.
     GeounetError
         If the folder is no output folder.
     """
+    refuse_scene(out, read_manifest(out))
     folder = _work(out, work)
     if not folder.is_dir():
         if (out / "manifest.json").exists():

@@ -10,6 +10,9 @@ from geounet.engine.scene import Progress
 class Tally:
     """Adds up what the scenes of a run tell, stage by stage.
 
+    Counts are of the scenes under way: a stage that all of them are through begins anew with the next scene. How many
+    scenes are done is told apart.
+
     Parameters
     ----------
     progress
@@ -22,7 +25,7 @@ class Tally:
         self._progress, self._scenes = progress, scenes
         self._lock = threading.Lock()
         self._done = 0
-        self._stages: dict[str, list[int]] = {}
+        self._stages: dict[str, dict[Progress, tuple[int, int, int]]] = {}
         if scenes > 1:
             progress.update("scenes", 0, scenes)
 
@@ -36,21 +39,20 @@ class Tally:
         if self._scenes > 1:
             self._progress.update("scenes", self._done, self._scenes)
 
-    def add(self, stage: str, done: int, total: int, extra: str, pixels: int) -> None:
-        """Add to the sums of a stage."""
+    def note(self, part: Progress, stage: str, done: int, total: int, extra: str, pixels: int) -> None:
+        """Note where a part is in a stage, and tell the sums."""
         with self._lock:
-            sums = self._stages.setdefault(stage, [0, 0, 0])
-            for place, more in enumerate((done, total, pixels)):
-                sums[place] += more
+            parts = self._stages.setdefault(stage, {})
+            if part not in parts and all(counted[0] >= counted[1] for counted in parts.values()):
+                parts.clear()
+            parts[part] = done, total, pixels
+            sums = [sum(counts) for counts in zip(*parts.values(), strict=True)]
             self._progress.update(stage, sums[0], sums[1], extra, sums[2])
 
 
 class _Part:
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
-        self._last: dict[str, tuple[int, int, int]] = {}
 
     def update(self, stage: str, done: int, total: int, extra: str = "", pixels: int = 0) -> None:
-        before = self._last.get(stage, (0, 0, 0))
-        self._last[stage] = done, total, pixels
-        self._tally.add(stage, done - before[0], total - before[1], extra, pixels - before[2])
+        self._tally.note(self, stage, done, total, extra, pixels)

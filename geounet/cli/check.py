@@ -30,14 +30,15 @@ def check(file: str, settings: tuple[str, ...], as_json: bool) -> int:
     """Check a job file, or a training job, without reading a scene.
 
     Checks syntax, keys and values, that the models exist, that their cards and weights files are whole, and that they
-    have the classes that the job names. Patterns of scenes that match nothing are only warned of: scenes may come
-    later. Exit code 2 if `run` (or `train`) would refuse the job.
+    have the classes that the job names, and that its area of interest is there. Patterns of scenes that match nothing
+    are only warned of: scenes may come later. Of a training job, the network is built and the weights to start from are
+    compared with it; nothing is downloaded. Exit code 2 if `run` (or `train`) would refuse the job.
 
     \b
         $ geounet check workflows/quickstart.yaml
         $ geounet check workflows/train_quick.yaml
     """
-    from geounet.config.load import InvalidJobError, load_job
+    from geounet.config.load import InvalidJobError, load_job, missing_aoi
     from geounet.config.train import is_training, load_train
     from geounet.errors import JobError, ModelError
     from geounet.models.bundle import load_bundle
@@ -58,6 +59,14 @@ def check(file: str, settings: tuple[str, ...], as_json: bool) -> int:
     except JobError as error:
         errors = [str(error)]
     else:
+        if said:
+            # Only here: this imports torch and builds the network.
+            from geounet.training.start import check_start
+
+            try:
+                check_start(training)
+            except (JobError, ModelError) as error:
+                errors.append(f"{file}: {error}")
         for name in () if said else job.model_names():
             try:
                 card = load_bundle(name).card
@@ -65,6 +74,8 @@ def check(file: str, settings: tuple[str, ...], as_json: bool) -> int:
                 errors += [f"{file}: {problem}" for problem in misfits(job, card)]
             except ModelError as error:
                 errors.append(f"{file}: {error}")
+        if not said and job.aoi is not None and (problem := missing_aoi(job.aoi)):
+            errors.append(f"{file}: {problem}")
         warnings = [f"{file}: {warning}" for warning in (unlabelled(training) if said else absent(job))]
 
     if as_json:
@@ -103,14 +114,12 @@ def misfits(job: Job, card: Card) -> Iterator[str]:
 
 
 def absent(job: Job) -> Iterator[str]:
-    """Yield the files, folders and patterns of a job that match nothing now."""
+    """Yield the scenes of a job, files, folders and patterns, that match nothing now."""
     from geounet.config.job import BandSet
     from geounet.config.load import is_remote
 
     named = [(f"scenes[{i}]", s) for i, s in enumerate(job.scenes) if isinstance(s, str)]
     named += [(f"scenes[{i}].files", f) for i, s in enumerate(job.scenes) if isinstance(s, BandSet) for f in s.files]
-    if job.aoi is not None:
-        named.append(("aoi", job.aoi))
     for key, path in named:
         if is_remote(path) or Path(path).exists():
             continue

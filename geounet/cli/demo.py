@@ -18,6 +18,7 @@ def demo(ctx: click.Context, out: Path, size: int, seed: int, workers: int | Non
 
     Works offline. OUT is the output folder (default: demo).
     """
+    from geounet.atomic import make_folder
     from geounet.batch.run import run as run_job
     from geounet.cli.progress import Progress
     from geounet.cli.run import summary
@@ -26,8 +27,8 @@ def demo(ctx: click.Context, out: Path, size: int, seed: int, workers: int | Non
 
     scene = out / "scenes" / f"demo_{size}_{seed}.tif"
     if not scene.exists():
+        make_folder(scene.parent)
         click.echo(f"making {scene} ({size} × {size} px)", err=True)
-        scene.parent.mkdir(parents=True, exist_ok=True)
         generate(scene, width=size, height=size, seed=seed)
     settings = ["model=demo", f"outputs.folder={out}", "name=demo"]
     if workers is not None:

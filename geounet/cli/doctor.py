@@ -217,19 +217,23 @@ def _machine(folder: Path) -> Iterator[Finding]:
     yield Finding(
         "memory", "warning" if low else "ok", value, "a run needs about 2 GB a worker; use --workers 1" if low else ""
     )
-    place = folder.absolute()
+    asked = place = folder.absolute()
     while not place.exists() and place != place.parent:
         place = place.parent
     free = shutil.disk_usage(place).free / 1e9
     low = free < _LOW_DISK_GB
     advice = "`geounet plan` tells what a run needs" if low else ""
     yield Finding("disk", "warning" if low else "ok", f"{free:.1f} GB free in {place}", advice)
-    writable = os.access(place, os.W_OK)
+    problem = ""
+    if not place.is_dir():
+        problem = f"{place} is no folder"
+    elif not os.access(place, os.W_OK):
+        problem = f"{place} cannot be written"
     yield Finding(
         "output folder",
-        "ok" if writable else "warning",
-        str(place) if writable else f"{place} cannot be written",
-        "" if writable else "give another folder with --out",
+        "warning" if problem else "ok",
+        problem or (str(asked) if asked == place else f"{asked}, to be made"),
+        "give another folder with --out" if problem else "",
     )
 
 

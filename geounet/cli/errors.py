@@ -23,7 +23,10 @@ EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
 # What the machine refuses is no defect of ours, wherever it surfaces.
-_ENVIRONMENT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
+_ENVIRONMENT = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOTDIR,
+    errno.EEXIST,
+)  # fmt: skip
 
 
 class Terminated(BaseException):

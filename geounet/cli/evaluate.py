@@ -67,7 +67,12 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> s
 @click.option("--model", metavar="MODEL", help="Segment --scenes with this model first.")
 @click.option("--scenes", multiple=True, metavar="SCENE...", help="Scenes to segment, with --model.")
 @click.option("--set", "keys", multiple=True, metavar="KEY=VALUE", help="Any key of the job, with --model.")
-@click.option("--out", type=PATH, metavar="DIR", help="Write evaluation.html and evaluation.json (and the run) here.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Write evaluation.html and evaluation.json (and the run) here.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace an evaluation in --out.")
 @click.option(
     "--class", "class_", metavar="NAME", help="All features, or all raster values but 0, are this class of the mask."
@@ -133,6 +138,7 @@ def _evaluate(given: Mapping[str, Any], as_json: bool) -> int:
     import tempfile
     from contextlib import ExitStack
 
+    from geounet.atomic import make_folder
     from geounet.cli.progress import Progress
     from geounet.errors import OutputExistsError
     from geounet.evaluation.compare import Settings
@@ -142,13 +148,17 @@ def _evaluate(given: Mapping[str, Any], as_json: bool) -> int:
     out: Path | None = given["out"]
     if out is not None and (out / "evaluation.json").exists() and not given["overwrite"]:
         raise OutputExistsError(f"{out}: holds an evaluation; give another folder, or --overwrite to replace it")
+    if out is not None:
+        make_folder(out)
     exit_code = 0
     with ExitStack() as stack:
         progress = stack.enter_context(Progress())
         pred: Any = list(given["pred"])
         if given["model"]:
             folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="geounet-evaluate-")))
-            folder, exit_code = predicted(given["model"], given["scenes"], folder, given["keys"], progress)
+            folder, exit_code = predicted(
+                given["model"], given["scenes"], folder, given["keys"], progress, kept=out is not None
+            )
             pred = folder
         result = measure(
             pred,
@@ -255,6 +265,8 @@ def _show(scores: Mapping[str, Any]) -> None:
     if buildings or roads:
         lines.show_header = False
         console.print(lines)
+    for name in scores["left_out"]:
+        console.print(f"{name}: no labels, left out", markup=False)
 
 
 def _text(value: float | None) -> str:

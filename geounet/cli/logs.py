@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -57,6 +58,10 @@ def configure(verbosity: int = 0, *, json_lines: bool = False) -> None:
     # GDAL's errors are raised and told in our words; rasterio would log each a second time.
     for name in ("rasterio._env", "rasterio._err"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    # Without a network it warns of each try, here and through a handler of its own; what failed is an error of ours. It
+    # sets level and handler when it is imported, which may be before or after.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "critical")
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     root = logging.getLogger()
     handler = next((h for h in root.handlers if isinstance(h, _Stderr)), None)
     if handler is None:

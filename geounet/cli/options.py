@@ -75,7 +75,8 @@ def job_from(parameters: Mapping[str, Any]) -> Job:
     Raises
     ------
     click.UsageError
-        If a job file stands beside scenes, or scenes come without a model or an output folder.
+        If a job file stands beside scenes, scenes come without a model or an output folder, or an option and `--set`
+        contradict each other.
     JobError
         If the job is invalid.
     """
@@ -86,6 +87,7 @@ def job_from(parameters: Mapping[str, Any]) -> Job:
             f"{files[0]}: a job file stands alone; put the scenes into it, or into --set scenes=A,B."
         )
     overrides = [*parameters["settings"], *_overrides(parameters)]
+    _check_twice(parameters["settings"], _overrides(parameters))
 
     from geounet.config.load import job_from_options, load_job
 
@@ -97,6 +99,28 @@ def job_from(parameters: Mapping[str, Any]) -> Job:
     if not given & {"outputs.folder", "outputs"}:
         raise click.UsageError("scenes need an output folder: --out DIR.")
     return job_from_options(scenes, None, None, overrides)
+
+
+_NAMES = {
+    "model": "--model",
+    "models": "--model",
+    "outputs.folder": "--out",
+    "bbox": "--bbox",
+    "outputs.overwrite": "--overwrite",
+    "cluster.workers": "--workers",
+}
+"""Options that stand for a key of the job."""
+
+
+def _check_twice(settings: Sequence[str], overrides: Sequence[str]) -> None:
+    """Refuse a key that `--set` and the option that stands for it give different values: neither goes first."""
+    given = {key: value for key, _, value in (text.partition("=") for text in overrides)}
+    for text in settings:
+        key, _, value = (part.strip() for part in text.partition("="))
+        # `model` and `models` are two words for one thing.
+        ours = next((k for k in given if k == key or {k, key} == {"model", "models"}), None)
+        if ours is not None and (ours != key or given[ours] != value):
+            raise click.UsageError(f"{_NAMES[ours]} and --set {text}: give one of them.")
 
 
 def _overrides(parameters: Mapping[str, Any]) -> list[str]:

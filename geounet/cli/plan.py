@@ -74,6 +74,7 @@ def _lines(entry: dict[str, Any]) -> list[str]:
         f"  {entry['device']}, {entry['precision']}, batch {entry['batch']}, {processes}{time_}",
         f"  memory about {_size(entry['memory_bytes'])} a worker{more}",
         f"  disk at most {_size(entry['work_bytes'])} while running, {_size(entry['output_bytes'])} when done",
+        *(f"  warning: {warning}" for warning in entry["warnings"]),
     ]
 
 

@@ -30,10 +30,16 @@ class _Stage:
         self.name = name
         self.done = self.total = 0
         self.extra = ""
+        self.began = 0.0
+        self.shown = False
         self._points: deque[tuple[float, int, int]] = deque()  # seconds, done, pixels
         self._latest = (0.0, 0, 0)
 
     def update(self, now: float, done: int, total: int, extra: str, pixels: int) -> None:
+        if done < self.done:
+            self._points.clear()  # it counts something else now, such as the next scene
+        if not self._points or (self.finished and done < total):
+            self.began, self.shown = now, False
         self.done, self.total, self.extra = done, total, extra
         self._latest = (now, done, pixels)
         if not self._points or now - self._points[-1][0] >= _SPACING_S:
@@ -67,7 +73,8 @@ class Progress:
     """Shows how far a run is; a context manager.
 
     On a terminal: a bar for every stage. Elsewhere, and with JSON logs: every 30 s a line for the stages under way,
-    also when nothing has been reported since, and one when a stage ends. Nothing with `--quiet`, never on stdout.
+    also when nothing has been reported since, and one when a stage ends, unless it was short. Nothing with `--quiet`,
+    never on stdout.
 
     Parameters
     ----------
@@ -126,13 +133,16 @@ class Progress:
         with self._lock:
             entry = self._stages.setdefault(stage, _Stage(stage))
             was_finished = entry.finished and entry.total > 0
-            entry.update(self._clock(), done, total, extra, pixels)
+            now = self._clock()
+            entry.update(now, done, total, extra, pixels)
             ended = entry.finished and total > 0 and not was_finished
+            # Of a short stage nothing is told: there may be many of them in a second.
+            told = entry.shown or now - entry.began >= self._interval
         if self._bars is not None:
             if stage not in self._tasks:
                 self._tasks[stage] = self._bars.add_task(stage, total=total)
             self._bars.update(self._tasks[stage], completed=done, total=total)
-        elif self._thread is not None and ended:
+        elif self._thread is not None and ended and told:
             logger.info("%s", self.line(stage))
 
     def line(self, stage: str) -> str:
@@ -143,8 +153,11 @@ class Progress:
     def _tick(self) -> None:
         while not self._stop.wait(self._interval):
             with self._lock:
-                under_way = [stage.line(self._clock()) for stage in self._stages.values() if not stage.finished]
-            for line in under_way:
+                under_way = [stage for stage in self._stages.values() if not stage.finished]
+                lines = [stage.line(self._clock()) for stage in under_way]
+                for stage in under_way:
+                    stage.shown = True
+            for line in lines:
                 logger.info("%s", line)
 
     def _new_bars(self) -> Bars:

@@ -12,6 +12,7 @@ import click
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
 def report(out: Path) -> None:
     """Write OUT/report.html anew from OUT/manifest.json, and print its path."""
+    from geounet.batch.status import refuse_scene
     from geounet.errors import GeounetError
     from geounet.report.html import write_report
 
@@ -22,5 +23,7 @@ def report(out: Path) -> None:
         raise GeounetError(f"{path}: no such file; {out} is no output folder of a finished run") from None
     except (OSError, ValueError) as error:
         raise GeounetError(f"{path}: not readable as JSON: {error}") from None
+    if isinstance(manifest, dict):
+        refuse_scene(out, manifest)
     write_report(out / "report.html", manifest)
     click.echo(out / "report.html")

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, field_validator, model_validator
 
+from geounet.config.keys import alternatives
+
 Auto = Literal["auto"]
 # Strict: YAML's `yes` is no 1, and "512" is text.
 Whole = Annotated[int, Strict()]
@@ -30,7 +32,10 @@ class Section(BaseModel):
         # `vector:` with everything below it commented out is null in YAML, and means: as if it were not there.
         if not isinstance(data, dict):
             return data
-        known = {*cls.model_fields, *(info.alias for info in cls.model_fields.values())}
+        # A key that may be null and has another default is switched off by it.
+        own = cls.model_fields.items()
+        plain = {k: f for k, f in own if f.default is None or type(None) not in alternatives(f.annotation)}
+        known = {*plain, *(field.alias for field in plain.values())}
         return {key: value for key, value in data.items() if value is not None or key not in known}
 
 

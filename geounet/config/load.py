@@ -135,13 +135,22 @@ def is_remote(path: str) -> bool:
     return "://" in path or path.startswith("/vsi")
 
 
+def missing_aoi(path: str) -> str | None:
+    """Return what is wrong with the path of an area of interest: it is a file of this file system, or of no use."""
+    if Path(path).is_file():
+        return None
+    if is_remote(path):
+        return f"aoi: {path}: is none of this file system's files; give a local vector file"
+    return f"aoi: {path}: {'is a folder' if Path(path).is_dir() else 'no such file'}; expected a vector file"
+
+
 def _with_overrides(
     data: dict[str, Any], overrides: Iterable[str], source: str, origins: dict[tuple[str | int, ...], str]
 ) -> Job:
     for text in overrides:
         path, value = parse_override(text)
         # `model` and `models` exclude each other: setting one replaces the other.
-        other = {"model": "models", "models": "model"}.get(str(path[0]))
+        other = None if value is None else {"model": "models", "models": "model"}.get(str(path[0]))
         data = {key: kept for key, kept in data.items() if key != other}
         data = merge(data, anchored(nested(path, value), Path.cwd()))
         origins = {key: origin for key, origin in origins.items() if key[: len(path)] != path}

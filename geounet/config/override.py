@@ -59,10 +59,12 @@ def _path(keys: str) -> tuple[str | int, ...] | None:
 
 
 def _value(raw: str, annotation: Any) -> Any:
+    if raw in ("", "null") and type(None) in alternatives(annotation):
+        return None
     scalars = [m for m in alternatives(annotation) if get_origin(m) is None and m is not type(None)]
     listed = entries(annotation)
     if raw in words(annotation) or (scalars == [str] and not listed):
-        return None if raw == "" or (raw == "null" and type(None) in alternatives(annotation)) else raw
+        return raw or None
     if not listed or raw.startswith(("[", "{")) or raw == "":
         return parse(raw)
     texts = str in listed and int not in listed

@@ -136,7 +136,9 @@ class Optimiser(Section):
     decay: Annotated[NonNegative, Field(description="weight decay")] = 1e-2
     momentum: Annotated[Share, Field(description="momentum of sgd, first beta of adam")] = 0.9
     encoder: Annotated[NonNegative, Field(description="factor of the encoder's learning rate")] = 1.0
-    clip: Annotated[Annotated[Finite, Field(gt=0)] | None, Field(description="largest norm of the gradient")] = 1.0
+    clip: Annotated[
+        Annotated[Finite, Field(gt=0)] | None, Field(description="largest norm of the gradient; null: any")
+    ] = 1.0
     average: Annotated[
         Annotated[Finite, Field(gt=0, lt=1)] | None,
         Field(description="decay of the moving average of weights (EMA) that is validated and kept"),

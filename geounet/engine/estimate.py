@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from geounet.config.card import Card
-from geounet.config.job import Vector
+from geounet.config.job import Job, Vector
 from geounet.engine.plan import Plan
+from geounet.errors import JobError
 from geounet.raster.scene import SceneInfo
 
 BASE_BYTES = 740 * 2**20
@@ -138,15 +140,57 @@ def _vectors(layers: Vector, pixels: int, gsd: float | None) -> tuple[int, int]:
     return parts, len(layers.formats) * file + FILE_OVERHEAD * 16
 
 
-def measure(plan: Plan) -> tuple[int, float]:
-    """Return `(activation bytes, seconds per tile)` of the network on this machine, by running it on an empty tile."""
+def memory() -> int:
+    """Return the bytes of memory that processes here may use: the machine's, or a container's limit."""
+    from distributed.system import MEMORY_LIMIT
+
+    return int(MEMORY_LIMIT)
+
+
+def check_memory(job: Job, tile: int, batch: int, needed: Callable[[int], int]) -> None:
+    """Check that one forward pass can be had at all on this machine, before a process dies of it again and again.
+
+    Parameters
+    ----------
+    job
+        Whose `auto` is left to itself: it was chosen by the memory.
+    tile, batch
+        As resolved.
+    needed
+        Returns the bytes that a forward pass of so many tiles takes.
+
+    Raises
+    ------
+    JobError
+        If it takes more than all memory there is.
+    """
+    if job.predict.batch == "auto" and job.tiling.tile == "auto":
+        return
+    size, most = needed(batch), memory()
+    if size <= most:
+        return
+    given = f"about {size / 1e9:,.0f} GB of memory, {most / 1e9:,.0f} are available"
+    what = f"a tile of {tile} px needs" if batch == 1 else f"{batch} tiles of {tile} px need"
+    if batch > 1 and needed(1) <= most:
+        raise JobError(f"predict.batch: {what} {given}; give fewer, or leave it auto")
+    raise JobError(f"tiling.tile: {what} {given}; give a smaller one")
+
+
+def measure(plan: Plan) -> tuple[int, float | None]:
+    """Return `(activation bytes, seconds per tile)` of the network on this machine, by running it on an empty tile.
+
+    Seconds are None where this machine has too little memory: another cluster's workers may have more.
+    """
     import numpy as np
 
     from geounet.models.batch import estimate_memory
     from geounet.models.bundle import load_bundle
     from geounet.predict.infer import predictor_of
+    from geounet.predict.probe import memory_needed
 
     recipe = plan.recipe
+    if memory_needed(recipe.model, recipe.device, recipe.precision, recipe.tile, recipe.batch) > memory():
+        return estimate_memory(load_bundle(recipe.model), recipe.tile, recipe.batch, recipe.precision), None
     predictor = predictor_of(recipe)
     side = recipe.tile + 2 * predictor.margin
     tiles: Any = np.zeros((recipe.batch, len(plan.card.input.bands), side, side), np.float32)

@@ -41,8 +41,8 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in PACKAGES}
 
 
-def check_bands(info: SceneInfo, card: Card) -> None:
-    """Check the bands of a described scene against the card.
+def check_bands(info: SceneInfo, card: Card, *, chosen: bool = False) -> None:
+    """Check the bands of a described scene against the card; `chosen`: the job names them, the file may have more.
 
     Raises
     ------
@@ -51,8 +51,10 @@ def check_bands(info: SceneInfo, card: Card) -> None:
     """
     wanted = len(card.input.bands)
     if len(info.band_names) != wanted:
+        names = ", ".join(info.band_names)
+        found = f"bands: {len(info.band_names)} chosen" if chosen else f"has {len(info.band_names)} bands"
         raise SceneError(
-            f"{info.files[0]}: has {len(info.band_names)} bands ({', '.join(info.band_names)}), the model {card.name} "
+            f"{info.files[0]}: {found} ({names}), the model {card.name} "
             f"takes {wanted} ({', '.join(card.input.bands)}); choose them with `bands`, for example "
             f"--set bands={','.join(str(i + 1) for i in range(wanted))}"
         )

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from geounet.config.job import Job, Vector
 from geounet.config.layers import WITHOUT_METRES, metres_asked, resolve_layers
 from geounet.engine.cluster import Layout
+from geounet.engine.estimate import check_memory
 from geounet.engine.ledger import Ledger, fingerprint
 from geounet.engine.manifest import count_pixels, finished_output, publish, scene_manifest
 from geounet.engine.plan import (
@@ -33,7 +34,7 @@ from geounet.grid.blocks import Block, BlockId
 from geounet.models.bundle import Bundle
 from geounet.predict.decide import add_counts
 from geounet.predict.infer import infer_block
-from geounet.predict.probe import best_batch, probe
+from geounet.predict.probe import best_batch, memory_needed, probe
 from geounet.predict.recipe import Recipe
 from geounet.predict.regrid import chunks, regrid_chunk
 from geounet.predict.seal import seal_block
@@ -207,7 +208,7 @@ class SceneRun:
                 info = describe(spec)
             elif chosen is None and len(info.band_names) == 1 < len(card.input.bands):
                 spec, info = self._expanded(spec, info)
-        check_bands(info, card)
+        check_bands(info, card, chosen=self.job.bands != "auto")
         check_data_type(info, card, self.job)
         return spec, info
 
@@ -316,6 +317,9 @@ class SceneRun:
         batch = job.predict.batch
         if batch == "auto":
             batch = self._one("batch", best_batch, (str(bundle.folder), answer["device"], answer["precision"], tile))
+        if self.layout is not None and job.cluster.kind == "local":  # others' workers may have more memory than is here
+            where = str(bundle.folder), answer["device"], answer["precision"], tile
+            check_memory(job, tile, int(batch), lambda n: int(self._one("memory", memory_needed, (*where, n))))
         return Recipe(
             scene=spec,
             fingerprint=key,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -41,6 +42,11 @@ from geounet.evaluation.truth import Area, Classes, Truth, moved
 from geounet.types import NODATA, Rect
 from geounet.vector.attributes import Ground
 from geounet.vector.source import Plane, opened
+
+logger = logging.getLogger(__name__)
+
+OUTSIDE = 0.1
+"""Share of labels outside the extent of predicted vectors from which on it is told."""
 
 RING_STEP = 0.5
 """Distance of the points that Hausdorff distances of outlines are taken at, in the unit of lengths."""
@@ -92,6 +98,8 @@ class Seen:
     """What was found out about one scene."""
 
     tally: Tally
+    labelled: bool = True
+    """Whether labels know anything here."""
     windows: list[WindowScore] = field(default_factory=list)
 
 
@@ -209,6 +217,8 @@ class Comparison:
                 inside = [cover.counts() for cover in covers]
                 lines = [cut.lines() for cut in cuts]
             else:
+                if self.area is None:
+                    self._tell_outside([*in_pixels[:1], *in_pixels[2:3]])
                 inside = [self._in_area(s) for s in in_pixels[: 2 if houses else 0]]
                 lines = [self._clipped(s) for s in (in_pixels[2:] if houses else in_pixels)] if streets else []
         if houses:
@@ -281,6 +291,7 @@ class Comparison:
             step = self.ground.step if settings.metres and self.ground.known else (1.0, 1.0)
             halo = max(1, settings.boundary_px, relaxed.halo(settings.tolerance, step)) if pixels is not None else 0
             side = settings.window
+            self.seen.labelled = truth is None
             for y in range(0, self.grid.rows, side):
                 for x in range(0, self.grid.cols, side):
                     rect = Rect(y, x, min(y + side, self.grid.rows), min(x + side, self.grid.cols))
@@ -289,6 +300,7 @@ class Comparison:
                     theirs = mask.read(outer) if mask is not None else None
                     known, seen = self._known(mine, theirs, outer)
                     inner = rect.slices_in(outer)
+                    self.seen.labelled |= bool(seen[inner].any())
                     for cover in covers:
                         cover.add(rect, known[inner])
                     for cut in cuts:
@@ -349,6 +361,14 @@ class Comparison:
 
     def _to_map(self, shapes: Geometries) -> Geometries:
         return _moved_by(shapes, self.affine)
+
+    def _tell_outside(self, labels: list[Geometries]) -> None:
+        """Warn of labels outside the extent of the prediction, which count as missed."""
+        shapes = np.concatenate([np.empty(0, dtype=object), *labels])
+        beyond = int((~shapely.intersects(shapes, shapely.box(0, 0, self.grid.cols, self.grid.rows))).sum())
+        if beyond > OUTSIDE * len(shapes):
+            logger.warning("%s: %d of %d labels lie outside the predicted extent; give --aoi",
+                           self.prediction.name, beyond, len(shapes))  # fmt: skip
 
     def _in_area(self, shapes: Geometries) -> Bools:
         if self.area is None:

@@ -153,6 +153,13 @@ def evaluate(
         spec = _spec(found, files, label_band, how)
     cases = _cases(found, spec, files, aoi, aoi_crs, label_band)
     labelled = label_files(spec, cases[0].classes, [c.frame for c in cases], [c.file for c in cases])
+    left_out: list[str] = []
+    if spec.complete is None or (labels is None and how.get("rest") is None):
+        # Nobody said that all is labelled there, too.
+        covered = [labelled.on(case.frame, case.file) for case in cases]
+        if any(covered):
+            left_out = [c.prediction.name for c, there in zip(cases, covered, strict=True) if not there]
+            cases = [c for c, there in zip(cases, covered, strict=True) if there]
     if settings.metres and cases[0].metric.unit != "m":
         raise JobError("a tolerance in metres needs a CRS; the prediction has none: give it in pixels")
     tally = Tally(cases[0].classes.infos, cases[0].metric.unit)
@@ -161,7 +168,10 @@ def evaluate(
     with tempfile.TemporaryDirectory(prefix="geounet-evaluate-") as work:
         for number, case in enumerate(cases):
             own = _compared(number, case, labelled, settings, Path(work) / str(number))
-            scenes.append({"name": case.prediction.name, **_brief(own.tally.scores(_tolerance(settings)))})
+            if own.labelled or len(cases) == 1:
+                scenes.append({"name": case.prediction.name, **_brief(own.tally.scores(_tolerance(settings)))})
+            else:
+                left_out.append(case.prediction.name)
             tally.add(own.tally)
             windows += own.windows
             progress.update("scenes", number + 1, len(cases))
@@ -172,6 +182,7 @@ def evaluate(
         "classes": list(cases[0].classes.names),
         **tally.scores(_tolerance(settings)),
         "scenes": scenes,
+        "left_out": left_out,
     }
     return Evaluation(scores, tally, tuple(windows), tuple(cases), labelled)
 
@@ -241,7 +252,8 @@ def _cases(
         if cases and cases[0].metric.unit != plane.unit:
             raise JobError(f"{prediction.name}: lengths are in {plane.unit}, of the scenes before in "
                            f"{cases[0].metric.unit}; evaluate scenes with and without a CRS apart")  # fmt: skip
-        area = None if where is None else Area(where, aoi_crs, frame)
+        predicted = None if prediction.extent is None else prediction.extent.polygons
+        area = None if where is None and predicted is None else Area(where, aoi_crs, frame, predicted)
         cases.append(Case(prediction, classes, grid, frame, file, plane, area))
     return cases
 
@@ -251,6 +263,8 @@ def _grid(prediction: Prediction, files: Sequence[Path]) -> Grid:
     if prediction.mask is not None:
         return prediction.mask.grid
     rasters = [path for path in files if path.suffix.lower() not in VECTOR_ENDINGS]
+    if prediction.extent is not None:
+        return replace(prediction.extent.grid, real=bool(rasters))
     if rasters:
         with opened(str(rasters[0])) as dataset:
             return grid_of(dataset)
@@ -302,8 +316,9 @@ def _check(tally: Tally, cases: Sequence[Case]) -> None:
 
 
 def predicted(
-    model: str, scenes: Sequence[str], out: Path, settings: Sequence[str] = (), progress: Progress | None = None
-) -> tuple[Path, int]:
+    model: str, scenes: Sequence[str], out: Path, settings: Sequence[str] = (), progress: Progress | None = None, *,
+    kept: bool = True,
+) -> tuple[Path, int]:  # fmt: skip
     """Run the main job on scenes, to be evaluated; returns its output folder and exit code.
 
     Parameters
@@ -318,6 +333,8 @@ def predicted(
         `key=value` for keys of the job.
     progress
         Told how far it is.
+    kept
+        Whether the output folder stays, so that one may be told to look into it.
 
     Raises
     ------
@@ -332,5 +349,7 @@ def predicted(
     )
     result = run(job, progress=progress)
     if result.exit_code == 1:
-        raise GeounetError(f"{out}: no scene could be segmented; why stands above and in its manifest.json")
+        if kept:
+            raise GeounetError(f"{out}: no scene could be segmented; why stands above and in its manifest.json")
+        raise GeounetError("no scene could be segmented; why stands above")
     return result.folder, result.exit_code

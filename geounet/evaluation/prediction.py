@@ -8,10 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import shapely
 from affine import Affine
+from rasterio.features import shapes as outlines
 
 from geounet.config.card import PALETTE, ClassInfo, Kind
+from geounet.engine.manifest import read_manifest
 from geounet.errors import JobError, SceneError, VectorError
+from geounet.evaluation.matching import Geometries
+from geounet.labels.frames import Frame
 from geounet.raster.georef import ground_sample_distance
 from geounet.raster.scene import SceneInfo, SceneSpec
 from geounet.types import NODATA
@@ -20,6 +26,9 @@ from geounet.vector.source import opened
 
 VECTOR_ENDINGS = frozenset({".gpkg", ".geojson", ".json", ".geojsonl", ".shp", ".fgb", ".kml", ".gml"})
 """Endings of files that hold vectors; all others are rasters."""
+
+_EXTENT_PX = 2048
+"""Longer side that a mask is reduced to where only its extent is of interest."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +95,19 @@ class Mask:
 
 
 @dataclass(frozen=True)
+class Extent:
+    """Where something was predicted: on which grid, and polygons in its pixels."""
+
+    grid: Grid
+    polygons: Geometries
+
+
+@dataclass(frozen=True)
 class Prediction:
-    """What was predicted of one scene; `scene` and `info` tell the picture that it was predicted from."""
+    """What was predicted of one scene; `scene` and `info` tell the picture that it was predicted from.
+
+    `extent` is that of vectors without a mask, as far as the output they are part of tells it.
+    """
 
     name: str
     mask: Mask | None = None
@@ -95,6 +115,7 @@ class Prediction:
     probability: Path | None = None
     scene: SceneSpec | None = None
     info: SceneInfo | None = None
+    extent: Extent | None = None
 
 
 def grid_of(dataset: Any) -> Grid:
@@ -171,8 +192,31 @@ def predictions(path: Path, band: int | None = None) -> list[Prediction]:
     if path.suffix.lower() in VECTOR_ENDINGS:
         if not path.is_file():
             raise VectorError(f"{path}: no such file")
-        return [Prediction(path.stem, vectors=path)]
+        return [Prediction(path.stem, vectors=path, extent=_extent(path))]
     return [Prediction(path.stem.removesuffix("_mask"), mask=read_mask(path, band))]
+
+
+def _extent(vectors: Path) -> Extent | None:
+    """Return the extent of vectors that `run` made: of the mask beside them, else of the scene; none of others."""
+    manifest = read_manifest(vectors.parent) or {}
+    files = manifest.get("files")
+    if not isinstance(files, dict) or vectors.name not in files.values():
+        return None
+    mask = vectors.parent / str(files.get("mask"))
+    if mask.is_file():
+        with opened(str(mask)) as dataset:
+            grid = grid_of(dataset)
+            step = max(1.0, max(grid.rows, grid.cols) / _EXTENT_PX)
+            shape = (max(1, round(grid.rows / step)), max(1, round(grid.cols / step)))
+            valid = dataset.read(1, out_shape=shape) != NODATA
+        scaled = Affine.scale(grid.cols / shape[1], grid.rows / shape[0])
+        found = [shapely.geometry.shape(s) for s, _ in outlines(valid.astype(np.uint8), valid, transform=scaled)]
+        return Extent(grid, np.array(found, dtype=object))
+    if not isinstance(manifest.get("input"), dict):
+        return None
+    frame = Frame.of(vectors.stem, SceneInfo.from_dict(manifest["input"]), None)
+    whole = np.array([shapely.box(0, 0, frame.shape[1], frame.shape[0])], dtype=object)
+    return Extent(Grid(*frame.shape, frame.transform, frame.crs), whole)
 
 
 def _of_folder(folder: Path) -> list[Prediction]:

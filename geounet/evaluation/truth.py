@@ -25,7 +25,7 @@ from geounet.errors import JobError, LabelError
 from geounet.evaluation.boundary import U8
 from geounet.evaluation.matching import Geometries
 from geounet.evaluation.shapes import AREAS, LINES, parts
-from geounet.labels.frames import Frame, crs_name, mover
+from geounet.labels.frames import Frame, crs_name, mover, overlap
 from geounet.labels.layers import Files, Stack, complete_area, expand, files_of
 from geounet.labels.values import is_partial, partial
 from geounet.labels.vectors import ENDINGS, Features
@@ -163,6 +163,20 @@ class Labelled:
         """Vector labels."""
         return [features for entry in self.files for features in entry.vectors]
 
+    def on(self, frame: Frame, scene: Path) -> bool:
+        """Return whether any labels lie on a scene; of a vector file, any of its features."""
+        for entry in self.files:
+            if str(scene) in entry.paired or any(overlap(frame.bounds(r.crs), r.bounds) for r in entry.placed):
+                return True
+            for features in entry.vectors:
+                bounds = frame.bounds(features.crs)
+                # Without a CRS or a transformation it is not known; what is wrong is told where they are compared.
+                if bounds is None or (frame.crs is None and features.crs is not None):
+                    return True
+                if shapely.intersects(features.shapes, shapely.box(*bounds)).any():
+                    return True
+        return False
+
 
 def label_files(spec: Spec, classes: Classes, frames: Sequence[Frame], scenes: Sequence[Path]) -> Labelled:
     """Find and check the label files of scenes.
@@ -176,7 +190,7 @@ def label_files(spec: Spec, classes: Classes, frames: Sequence[Frame], scenes: S
     frames
         The scenes' grids.
     scenes
-        The scenes' files: labels without georeference belong to the scene of their name.
+        The scenes' files: labels without georeference belong to the scene of their name. One need not have labels.
 
     Raises
     ------
@@ -191,7 +205,8 @@ def label_files(spec: Spec, classes: Classes, frames: Sequence[Frame], scenes: S
         for layer in spec.layers
     ]
     data = Data.model_construct(labels=widened, complete=spec.complete)
-    return Labelled(spec, classes, tuple(files_of(data, classes.codes, frames, scenes, spec.root, "labels")))
+    files = files_of(data, classes.codes, frames, scenes, spec.root, "labels", each=False)
+    return Labelled(spec, classes, tuple(files))
 
 
 class Truth:
@@ -312,11 +327,13 @@ class Area:
     Parameters
     ----------
     where
-        Vector file with polygons, or xmin, ymin, xmax, ymax.
+        Vector file with polygons, or xmin, ymin, xmax, ymax; none: all that was predicted.
     crs
         CRS of the four numbers; none: the scene's.
     frame
         The scene's grid.
+    predicted
+        Polygons in its pixels where there is a prediction; none: everywhere.
 
     Raises
     ------
@@ -326,9 +343,16 @@ class Area:
         If it cannot be read, holds no polygons or does not meet the scene.
     """
 
-    def __init__(self, where: str | Sequence[float], crs: str | None, frame: Frame) -> None:
+    def __init__(
+        self, where: str | Sequence[float] | None, crs: str | None, frame: Frame, predicted: Geometries | None = None
+    ) -> None:
+        if where is None:
+            self.polygons: Any = np.empty(0, dtype=object) if predicted is None else predicted
+            return
         area = where if isinstance(where, str) else list(where)
         self.polygons = complete_area(Complete(area=area, crs=crs, rest=OTHER), frame, Path.cwd())
+        if predicted is not None:
+            self.polygons = parts(shapely.intersection(self.polygons, shapely.union_all(predicted)), AREAS)
         if not shapely.intersects(shapely.box(0, 0, frame.shape[1], frame.shape[0]), self.polygons).any():
             raise LabelError(f"the area of interest ({where}) does not meet {frame.name}")
 

@@ -75,7 +75,7 @@ def expand(patterns: Sequence[str], root: Path, key: str) -> list[Path]:
 
 
 def files_of(data: Data, codes: Mapping[str, int], scenes: Sequence[Frame], files: Sequence[Path], root: Path,
-             key: str) -> list[Files]:  # fmt: skip
+             key: str, *, each: bool = True) -> list[Files]:  # fmt: skip
     """Return the files of all layers of a data section, each checked to belong to a scene.
 
     Parameters
@@ -90,6 +90,8 @@ def files_of(data: Data, codes: Mapping[str, int], scenes: Sequence[Frame], file
         Folder that paths start from.
     key
         What messages call the section: `data[0]`.
+    each
+        Whether each scene must have labels.
 
     Raises
     ------
@@ -118,7 +120,7 @@ def files_of(data: Data, codes: Mapping[str, int], scenes: Sequence[Frame], file
                 placed.append(raster)
         result.append(Files(spec, tuple(vectors), tuple(placed), _paired(loose, files, here)))
     for frame, file in zip(scenes, files, strict=True):
-        if data.complete is None and not any(_covers(entry, frame, str(file)) for entry in result):
+        if each and data.complete is None and not any(_covers(entry, frame, str(file)) for entry in result):
             raise LabelError(f"{file}: none of the label files of {key} covers this scene; leave it out or label it")
     return result
 

@@ -28,7 +28,7 @@ class Model:
         from geounet.models.predictor import Predictor
 
         self.bundle = bundle
-        resolved, chosen = resolve(device, precision)
+        resolved, chosen = resolve(device, precision, "device='cpu'")
         self._stride = stride_of(bundle)
         self._predictor = Predictor(
             bundle, device=resolved, precision=chosen, tta=tta, tile=bundle.card.tile.size, batch=1

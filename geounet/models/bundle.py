@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geounet.config.card import Card, InputSpec, read_card
-from geounet.errors import ModelError, OutputExistsError
+from geounet.errors import ModelError, OutputExistsError, UnknownModelError
 from geounet.models.members import check_members, ensemble_card, folder_names
 
 if TYPE_CHECKING:
@@ -94,19 +94,23 @@ def load_bundle(name_or_path: str | Path) -> Bundle:
 
     Raises
     ------
+    UnknownModelError
+        If there is no such bundle.
     ModelError
-        If there is no such bundle, or its card or weights file is invalid. The weights are compared with
-        the network when that is built, see `geounet.models.network.load`.
+        If its card or weights file is invalid. The weights are compared with the network when that is built, see
+        `geounet.models.network.load`.
     """
     text = str(name_or_path)
     if isinstance(name_or_path, Path) or "/" in text or os.sep in text:
         folder = Path(name_or_path)
         if not folder.is_dir():
-            raise ModelError(f"{folder}: no such folder; a bundle is a folder with {WEIGHTS_NAME} and {CARD_NAME}")
+            raise UnknownModelError(
+                f"{folder}: no such folder; a bundle is a folder with {WEIGHTS_NAME} and {CARD_NAME}"
+            )
     else:
         folder = BUNDLED / text
         if text in ("", ".", "..") or not folder.is_dir():
-            raise ModelError(_unknown(text))
+            raise UnknownModelError(_unknown(text))
     return _load(folder)
 
 

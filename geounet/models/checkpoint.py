@@ -25,6 +25,7 @@ from geounet.models.networks.table import NETWORKS
 Weights = dict[str, torch.Tensor]
 
 _NESTED = ("state_dict", "model_state_dict", "model_state", "model", "net", "network")
+_NONE = "is not a checkpoint that torch can read: neither an archive nor a pickle; expected what torch.save wrote"
 _ACTIVATIONS = {"softmax": "softmax", "softmax2d": "softmax", "logsoftmax": "softmax", "sigmoid": "sigmoid"}
 
 
@@ -157,16 +158,26 @@ def _unpickled(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         names = re.findall(r"GLOBAL ([\w.]+)|Unsupported (?:class|global) ([\w.]+)", str(error))
         what = next((a or b for a, b in names), "")
+        if not what and not _looks_like_one(path):
+            raise ModelError(f"{path}: {_NONE}") from None
         raise ModelError(
             f"{path}: holds Python objects beside tensors{f' ({what})' if what else ''}, and loading those can run any "
             "code; where you trust it, save its weights alone: torch.save(model.state_dict(), 'weights.pt')"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         # Of bytes that are no pickle, unpickling says only where it stumbled.
-        why = one_line(error) if isinstance(error, RuntimeError | OSError) else "neither an archive nor a pickle"
+        if not isinstance(error, RuntimeError | OSError):
+            raise ModelError(f"{path}: {_NONE}") from None
         raise ModelError(
-            f"{path}: is not a checkpoint that torch can read: {why}; expected what torch.save wrote"
+            f"{path}: is not a checkpoint that torch can read: {one_line(error)}; expected what torch.save wrote"
         ) from None
+
+
+def _looks_like_one(path: Path) -> bool:
+    """Return whether a file begins as zip archives or pickles (of protocol 2 or later) do."""
+    with path.open("rb") as file:
+        start = file.read(2)
+    return start == b"PK" or (start[:1] == b"\x80" and start[1:] in (b"\x02", b"\x03", b"\x04", b"\x05"))
 
 
 def _state_dict(content: object) -> Weights | None:

@@ -16,7 +16,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 _FLAGS = ("avx512_bf16", "amx_bf16")
 
 
-def resolve(device: str, precision: str) -> tuple[str, str]:
+def resolve(device: str, precision: str, instead: str = "--set predict.device=cpu") -> tuple[str, str]:
     """Resolve `auto` on this machine.
 
     Parameters
@@ -26,6 +26,8 @@ def resolve(device: str, precision: str) -> tuple[str, str]:
     precision
         `auto`, `fp32`, `bf16` or `fp16`. `auto` is bf16 where the hardware multiplies it (CUDA from compute capability
         8.0, processors with AVX512-BF16 or AMX), else fp16 with CUDA and fp32 without.
+    instead
+        What the message about missing devices proposes, in the words of the caller's users.
 
     Returns
     -------
@@ -54,7 +56,7 @@ def resolve(device: str, precision: str) -> tuple[str, str]:
 
     if not torch.cuda.is_available():
         built = "" if torch.version.cuda else "; this torch is built without CUDA"
-        raise ModelError(f"device {device}: torch finds no CUDA device{built}; use --set predict.device=cpu")
+        raise ModelError(f"device {device}: torch finds no CUDA device{built}; use {instead}")
     index = int(match.group(1) or 0)
     count = torch.cuda.device_count()
     if index >= count:

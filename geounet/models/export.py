@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from geounet.atomic import atomic
-from geounet.errors import JobError, ModelError, OutputExistsError
+from geounet.atomic import atomic, make_folder
+from geounet.errors import GeounetError, JobError, ModelError, OutputExistsError
 from geounet.models.members import stride_of
 from geounet.models.network import load, one_line
 
@@ -140,6 +140,8 @@ def export_model(
         If the file exists and `overwrite` is false.
     ModelError
         If packages are missing, the network cannot be exported, or the results differ; nothing is written then.
+    GeounetError
+        If the folder cannot be written.
     """
     writers: dict[str, Callable[..., Callable[[torch.Tensor], torch.Tensor]]] = {".onnx": _onnx, ".pt2": _pt2}
     if out.suffix.lower() not in writers:
@@ -159,7 +161,13 @@ def export_model(
         "geounet.classes": ",".join(c.name for c in bundle.card.classes),
         "geounet.bands": ",".join(bundle.card.input.bands),
     }
+    make_folder(out.parent)
     with atomic(out) as temporary:
+        # Exporters' own words for a folder that cannot be written do not say so.
+        try:
+            temporary.touch()
+        except OSError as error:
+            raise GeounetError(f"{out}: cannot be written ({error.strerror}); choose another folder") from None
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of exporters about themselves

@@ -67,6 +67,23 @@ def _check_writable(work: Path) -> None:
         ) from None
 
 
+def memory_needed(model: str, device: str, precision: str, tile: int, batch: int) -> int:
+    """Return the bytes of the machine's memory that a forward pass takes; with a GPU those of its input alone.
+
+    0 where that cannot be told: the network itself says what is wrong.
+    """
+    from geounet.models.batch import estimate_memory
+    from geounet.models.members import margin_of
+
+    bundle = load_bundle(model)
+    if device != "cpu":  # which halves a batch that is too large for it
+        return batch * len(bundle.card.input.bands) * (tile + 2 * margin_of(bundle)) ** 2 * 4
+    try:
+        return estimate_memory(bundle, tile, batch, precision)
+    except ModelError:
+        return 0
+
+
 def best_batch(model: str, device: str, precision: str, tile: int) -> int:
     """Return the number of tiles per forward pass that suits this worker."""
     from geounet.models.batch import auto_batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -79,4 +80,6 @@ def one_line(error: BaseException) -> str:
     cause = error.__cause__
     if cause is not None and str(cause) and "See previous exception" in str(error):
         error = cause
-    return " ".join(str(error).split()) or type(error).__name__
+    # GDAL's advice about drivers is no option of ours.
+    text = re.sub(r"[.;\s]*It might help to specify the correct driver.*", "", " ".join(str(error).split()))
+    return text or type(error).__name__

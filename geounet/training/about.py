@@ -8,12 +8,13 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geounet.config.card import OWN_NETWORKS, Card, InputSpec, TileSpec
+from geounet.config.card import OWN_NETWORKS, Card, InputSpec, Scaling, TileSpec
 from geounet.errors import JobError, ModelError
 from geounet.models.bundle import load_bundle
 
@@ -43,19 +44,38 @@ def card_of(job: TrainJob, data: Dataset) -> Card:
 
     Raises
     ------
-    ModelError
-        If there is no such architecture or encoder.
     JobError
-        If the network does not take windows of that size.
+        If there is no such architecture or encoder, or the network does not take windows of that size.
     """
-    from geounet.models.network import stride
-
     spec = InputSpec(
         bands=list(data.bands),
         data_type=data.dtype,
         value_scaling=data.ranges.scaling(),
         fill=job.model.fill,
     )
+    return _card(job, spec, data.gsd, data.gsd_range)
+
+
+def outlined(job: TrainJob, bands: int) -> Card:
+    """Return the card of a job's network before its scenes are known: of so many bands without names.
+
+    Raises
+    ------
+    JobError
+        As `card_of`.
+    """
+    spec = InputSpec(
+        bands=[f"band{number}" for number in range(1, bands + 1)],
+        data_type="uint8",
+        value_scaling=[Scaling(mean=0.0, stddev=1.0)] * bands,
+        fill=job.model.fill,
+    )
+    return _card(job, spec, job.gsd, None)
+
+
+def _card(job: TrainJob, spec: InputSpec, gsd: float | None, gsd_range: tuple[float, float] | None) -> Card:
+    from geounet.models.network import stride
+
     size = job.sampling.validation_size or job.sampling.size
     card = Card.model_validate(
         {
@@ -66,14 +86,15 @@ def card_of(job: TrainJob, data: Dataset) -> Card:
             "arguments": job.model.arguments,
             "activation": job.model.activation,
             "input": spec,
-            "gsd": data.gsd,
-            "gsd_range": data.gsd_range,
+            "gsd": gsd,
+            "gsd_range": gsd_range,
             "classes": job.infos(),
             "tile": TileSpec(size=size, multiple_of=1),
             "licence": job.licence,
         }
     )
-    step = stride(card)
+    with named(card):
+        step = stride(card)
     for key, side in (("size", job.sampling.size), ("validation_size", job.sampling.validation_size)):
         if side is not None and side % step:
             near = " or ".join(str(k * step) for k in (side // step, side // step + 1) if k)
@@ -81,6 +102,21 @@ def card_of(job: TrainJob, data: Dataset) -> Card:
     # Larger tiles than windows were trained with do no harm to a convolutional network, and waste less on overlaps.
     tile = TileSpec(size=-(-max(size, 512) // step) * step, multiple_of=step)
     return card.model_copy(update={"tile": tile})
+
+
+@contextmanager
+def named(card: Card) -> Iterator[None]:
+    """Of a training, all that its card says of the network stands in the job: what is wrong there is the job's.
+
+    Raises
+    ------
+    JobError
+        In the place of a `ModelError`.
+    """
+    try:
+        yield
+    except ModelError as error:
+        raise JobError(f"model: {str(error).removeprefix(f'{card.name}: ')}") from error
 
 
 def digest(source: str) -> str:

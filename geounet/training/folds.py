@@ -84,7 +84,7 @@ def train_folds(job: TrainJob, progress: Progress | None = None) -> FoldsResult:
         raise OutputExistsError(
             f"{folder}: holds a training without folds; choose another folder (--out), or replace it (--overwrite)"
         )
-    device, _ = resolve(job.run.device, job.run.precision)
+    device, _ = resolve(job.run.device, job.run.precision, "--set run.device=cpu")
     with ExitStack() as stack:
         ranks = stack.enter_context(joined(device))
         if ranks.first:

@@ -11,6 +11,7 @@ from geounet.training import about
 from geounet.training.dataset import load_data
 from geounet.training.run import class_weights
 from geounet.training.splits import Side
+from geounet.training.start import check_start
 
 if TYPE_CHECKING:
     from geounet.config.train import TrainJob
@@ -27,10 +28,12 @@ def plan(job: TrainJob) -> dict[str, Any]:
     JobError, LabelError, SceneError, ModelError
         As `train`, before it starts.
     """
+    check_start(job)
     data = load_data(job)
+    check_start(job, len(data.bands))
     card = about.card_of(job, data)
     network = build(card)
-    device, precision = resolve(job.run.device, job.run.precision)
+    device, precision = resolve(job.run.device, job.run.precision, "--set run.device=cpu")
     for number in range(_TIMED):  # the first windows of a scene make its smaller copies
         data.train.batch(number)
     started = time.perf_counter()

@@ -42,7 +42,7 @@ from geounet.training.record import (
     write_record,
 )
 from geounet.training.samples import Prefetch, Tiles
-from geounet.training.start import start
+from geounet.training.start import check_start, start
 from geounet.training.state import BEST, load_state, load_weights
 from geounet.training.stop import Stop, stoppable
 from geounet.training.validate import Tally, measure
@@ -118,11 +118,12 @@ def train(job: TrainJob, progress: Progress | None = None) -> TrainResult:
     # Threads that wait by spinning take the processor from those they wait for, where others use it too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     folder = Path(job.out).absolute()
-    device, precision = resolve(job.run.device, job.run.precision)
+    device, precision = resolve(job.run.device, job.run.precision, "--set run.device=cpu")
     with ExitStack() as stack:
         ranks = stack.enter_context(joined(device))
         if ranks.first:
             stack.enter_context(locked(folder / CHECKPOINTS))
+        check_start(job)
         if ranks.first:
             logger.info("%s: reading scenes and labels", job.name)
         data = load_data(job)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import warnings
+from collections.abc import Collection
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +15,11 @@ import torch
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from geounet.errors import JobError, ModelError
+from geounet.errors import JobError, ModelError, UnknownModelError
 from geounet.models.bundle import load_bundle
 from geounet.models.checkpoint import Weights, read_source
 from geounet.models.network import build, one_line
+from geounet.training import about
 
 if TYPE_CHECKING:
     from geounet.config.card import Card
@@ -40,10 +43,11 @@ def start(job: TrainJob, card: Card) -> tuple[nn.Module, str]:
     ModelError
         If weights cannot be had or do not fit.
     JobError
-        If dropout is asked of a network without.
+        If the job names a network, weights or files that there are not, or asks for dropout of a network without.
     """
     torch.manual_seed(job.run.seed)
-    network = build(card)
+    with about.named(card):
+        network = build(card)
     said = "random"
     if job.model.encoder_weights is not None:
         said = _encoder(network, card, job.model.encoder_weights)
@@ -53,6 +57,66 @@ def start(job: TrainJob, card: Card) -> tuple[nn.Module, str]:
         set_dropout(network, job.model.dropout, card)
     try_out(network, card, job.sampling.size)
     return network, said
+
+
+def check_start(job: TrainJob, bands: int | None = None) -> None:
+    """Check network and weights as `start` will need them, without reading scenes and without downloading anything.
+
+    Parameters
+    ----------
+    job
+        The training job.
+    bands
+        Of the scenes; None: what the job says of them. Where it says nothing, layers that depend on it are let pass.
+
+    Raises
+    ------
+    JobError, ModelError
+        As `start`.
+    """
+    bands = bands or _bands(job)
+    card = about.outlined(job, bands or 3)
+    network = _outline(job, card)
+    # Layers whose shapes depend on the number of bands, as those of another number have others.
+    loose: set[str] = set()
+    if bands is None and (job.model.start or job.model.encoder_weights):
+        other = _outline(job, about.outlined(job, 4)).state_dict()
+        loose = {k for k, v in network.state_dict().items() if k not in other or other[k].shape != v.shape}
+    if job.model.encoder_weights is not None:
+        encoder, source = _encoder_of(network, card), job.model.encoder_weights
+        if _is_path(source):
+            wanted = {k: v for k, v in encoder.state_dict().items() if f"encoder.{k}" not in loose}
+            fitted(_of_file(source, "model.encoder_weights"), wanted, source)
+        else:
+            _check_name(card, source)
+    if job.model.start is not None:
+        found, theirs, _ = _weights(job.model.start)
+        _fitting(network.state_dict(), found, job.model.start, theirs, loose)
+
+
+def _bands(job: TrainJob) -> int | None:
+    """Return how many bands the job's scenes have, as far as it says so."""
+    if job.bands is not None:
+        return len(job.bands)
+    said = [len(data.bands) if data.bands is not None else data.generated and data.generated.bands for data in job.data]
+    return next((count for count in said if count), None)
+
+
+def _outline(job: TrainJob, card: Card) -> nn.Module:
+    """Return the network, tried out; where possible without its weights, which takes neither time nor memory."""
+
+    def made() -> nn.Module:
+        with about.named(card):
+            network = build(card)
+        if job.model.dropout > 0:
+            set_dropout(network, job.model.dropout, card)
+        try_out(network, card, job.sampling.size)
+        return network
+
+    # Some networks compute while they are built. What is wrong with others is told by the real one.
+    with suppress(JobError, ModelError), torch.device("meta"):
+        return made()
+    return made()
 
 
 def try_out(network: nn.Module, card: Card, size: int) -> None:
@@ -97,12 +161,8 @@ def _filled(network: nn.Module, source: str) -> str:
     """Fill a network with the weights of a bundle or file; layers of another shape, such as the head's, stay random."""
     found, theirs, said = _weights(source)
     own = network.state_dict()
-    fitting = {key: value for key, value in found.items() if key in own and own[key].shape == value.shape}
+    fitting = _fitting(own, found, source, theirs)
     differing = sorted(own.keys() - fitting.keys())
-    if 2 * len(fitting) < len(own):
-        raise ModelError(
-            f"model.start: {source} is {theirs}; only {len(fitting)} of the network's {len(own)} tensors fit"
-        )
     network.load_state_dict(fitting, strict=False)
     if differing:
         logger.info("model.start: %d tensors of %s do not fit and start at random (%s, …)", len(differing), source,
@@ -110,14 +170,53 @@ def _filled(network: nn.Module, source: str) -> str:
     return said
 
 
+def _fitting(own: Weights, found: Weights, source: str, theirs: str, loose: Collection[str] = ()) -> Weights:
+    """Return the tensors that a network can take, those of `loose` in any shape.
+
+    Raises
+    ------
+    ModelError
+        If they are fewer than half of the network's.
+    """
+    fitting = {k: v for k, v in found.items() if k in own and (own[k].shape == v.shape or k in loose)}
+    if 2 * len(fitting) < len(own):
+        raise ModelError(
+            f"model.start: {source} is {theirs}; only {len(fitting)} of the network's {len(own)} tensors fit"
+        )
+    return fitting
+
+
+def _is_path(source: str) -> bool:
+    return "/" in source or "\\" in source
+
+
+def _of_file(source: str, key: str) -> Weights:
+    """Return the weights in a file, or in a folder of smp's.
+
+    Raises
+    ------
+    JobError
+        If it does not exist.
+    ModelError
+        If it cannot be read.
+    """
+    if not Path(source).exists():
+        raise JobError(f"{key}: {source}: no such file or folder")
+    return read_source(Path(source)).weights
+
+
 def _weights(source: str) -> tuple[Weights, str, str]:
     """Return weights, what network they are of, and in words where they come from."""
     path = Path(source)
     if path.is_file():
-        found = read_source(path).weights
+        found = _of_file(source, "model.start")
         digest = sha256(path.read_bytes()).hexdigest()
         return found, f"a file of {len(found)} tensors", f"weights {path.name} (sha256 {digest[:16]})"
-    bundle = load_bundle(source)
+    try:
+        bundle = load_bundle(source)
+    except UnknownModelError as error:
+        problem = f"{source}: no such file or folder" if _is_path(source) else str(error)
+        raise JobError(f"model.start: {problem}") from None
     if bundle.members:
         raise ModelError(
             f"model.start: {source} is an ensemble; give one of its members, such as {bundle.members[0].folder}"
@@ -128,20 +227,46 @@ def _weights(source: str) -> tuple[Weights, str, str]:
 
 def _encoder(network: nn.Module, card: Card, source: str) -> str:
     """Fill the encoder: a path has a slash, a name is one of smp's or timm's pretrained weights."""
+    encoder = _encoder_of(network, card)
+    if _is_path(source):
+        weights = _of_file(source, "model.encoder_weights")
+        encoder.load_state_dict(fitted(weights, encoder.state_dict(), source), strict=False)
+        return f"encoder from {Path(source).name}"
+    _check_name(card, source)
+    encoder.load_state_dict(_from_hub(card, source))
+    return f"encoder {card.encoder} with weights {source}"
+
+
+def _encoder_of(network: nn.Module, card: Card) -> nn.Module:
     encoder = getattr(network, "encoder", None)
     if not isinstance(encoder, nn.Module):
         raise ModelError(f"model.encoder_weights: {card.architecture} has no encoder")
-    if "/" in source or "\\" in source:
-        weights = read_source(Path(source)).weights
-        encoder.load_state_dict(fitted(weights, encoder.state_dict(), source), strict=False)
-        return f"encoder from {Path(source).name}"
+    return encoder
+
+
+def _check_name(card: Card, name: str) -> None:
+    """Check the name of an encoder's weights; smp lists those of its own encoders.
+
+    Raises
+    ------
+    ModelError
+        If weights of the encoder have no names.
+    JobError
+        If there are none of this name.
+    """
+    import segmentation_models_pytorch as smp
+
     if not card.encoder:
         raise ModelError(
             f"model.encoder_weights: {card.network} has its own encoder, whose weights have no names; give the path of "
             "a file with a slash, or leave it out"
         )
-    encoder.load_state_dict(_from_hub(card, source))
-    return f"encoder {card.encoder} with weights {source}"
+    known = smp.encoders.encoders.get(card.encoder, {}).get("pretrained_settings")
+    if known is not None and name not in known:
+        raise JobError(
+            f"model.encoder_weights: {card.encoder} has no weights {name!r}; there are {', '.join(known) or 'none'}, "
+            "or give the path of a file with a slash"
+        )
 
 
 def _from_hub(card: Card, name: str) -> dict[str, torch.Tensor]:

@@ -127,7 +127,7 @@ def geopackage(request: VectorRequest, executor: Executor, notes: Sequence[str] 
     result["file_bytes"] = sum(path.stat().st_size for path in files.values())
     result["peak_bytes"] = _peak()
     for note in said:
-        logger.warning("%s: %s", request.out, note)
+        logger.warning("%s: %s", request.shown, note)
     return result
 
 

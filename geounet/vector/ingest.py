@@ -28,6 +28,8 @@ SLAB = 512
 
 _SLAB_COLS = 4096
 
+_CODES = "as class rasters do: leave --threshold out, and choose with --class"
+
 KINDS = {
     Kind.building: ("building", "buildings", "structure", "structures", "roof", "roofs", "house", "houses"),
     Kind.road: ("road", "roads", "street", "streets", "highway", "highways"),
@@ -65,8 +67,10 @@ def kind_of(name: str) -> Kind:
     return next((kind for kind, names in KINDS.items() if word in names), Kind.other)
 
 
-def find_class(classes: tuple[ClassInfo, ...], values: dict[int, int], wanted: str) -> ClassInfo:
-    """Return the class of a name, or of a value of the raster.
+def find_class(
+    classes: tuple[ClassInfo, ...], values: dict[int, int], wanted: str, option: str = "--class"
+) -> ClassInfo:
+    """Return the class of a name, or of a value of the raster; `option` is what messages call the wish.
 
     Raises
     ------
@@ -79,7 +83,7 @@ def find_class(classes: tuple[ClassInfo, ...], values: dict[int, int], wanted: s
     known = ", ".join(
         f"{values[c.code]}" if c.name == str(values[c.code]) else f"{values[c.code]} {c.name}" for c in classes
     )
-    raise JobError(f"--class {wanted}: no such class; the raster has {known}")
+    raise JobError(f"{option} {wanted}: no such class; the raster has {known}")
 
 
 def class_for(classes: tuple[ClassInfo, ...], values: dict[int, int], kind: Kind) -> ClassInfo:
@@ -314,7 +318,7 @@ def ingest_probability(
     JobError
         If the band does not exist.
     VectorError
-        If it cannot be read.
+        If it cannot be read, or is a class raster.
     """
     with opened(str(path)) as dataset:
         if band is None:
@@ -322,15 +326,26 @@ def ingest_probability(
             named = [i for i, text in enumerate(texts, 1) if text in (name, f"p({name})")]
             band = named[0] if named else 1
         _check_band(path, dataset, band)
-        described = re.fullmatch(r"p\((.+)\)", (dataset.descriptions[band - 1] or "").strip())
-        if described and name == kind.value:
-            name = described.group(1)
+        title = re.fullmatch(r"p\((.+)\)", (dataset.descriptions[band - 1] or "").strip())
+        if title and name == kind.value:
+            name = title.group(1)
         scale, offset = dataset.scales[band - 1], dataset.offsets[band - 1]
+        whole = np.dtype(dataset.dtypes[band - 1]).kind in "iu"
+        names, _ = described(path, dataset, band) if whole else ({}, {})
+        if names or dataset.colorinterp[band - 1].name == "palette":
+            what = f"names for its values ({', '.join(list(names.values())[:5])})" if names else "a colour table"
+            raise VectorError(f"{path}: band {band} has {what}, {_CODES}")
+        plain = whole and (scale, offset) == (1, 0) and threshold <= 1
         within = True
         with _written(dataset, folder / "mask.tif") as mask, _written(dataset, folder / "prob.tif") as probability:
             for window in _slabs(dataset):
                 stored = dataset.read(band, window=window)
                 valid = _valid(dataset, band, window, stored)
+                if plain and (most := int(stored.max(initial=0, where=valid))) > 1:
+                    raise VectorError(
+                        f"{path}: band {band} holds whole numbers up to {most} without a scale, no probabilities, "
+                        f"{_CODES}; for scores give --threshold in the raster's own values, not {threshold:g}"
+                    )
                 values = stored.astype(np.float64) * scale + offset
                 code = np.where(valid, values >= threshold, NODATA).astype(np.uint8)
                 mask.write(code, 1, window=window)

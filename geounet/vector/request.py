@@ -72,6 +72,11 @@ class VectorRequest:
     backdrops: tuple[Backdrop, ...] = ()
     home: Path | None = None
 
+    @property
+    def shown(self) -> str:
+        """What messages call it: the file, or a scene's name where the file is in a folder of ours until it is done."""
+        return str(self.out) if self.home is None else self.out.stem
+
     def of_mosaic(self, made: Mosaic) -> VectorRequest:
         """Return the same request for the rasters of a mosaic."""
         return replace(self, mask=made.mask, probability=made.probability, identity=made.identity)

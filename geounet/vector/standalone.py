@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from geounet.atomic import make_folder
 from geounet.config.card import Kind
 from geounet.config.job import Buildings, Landcover, Roads, Vector
 from geounet.config.presets import with_preset
@@ -80,9 +81,11 @@ def vectorize(order: Order) -> dict[str, Any]:
         If the order is wrong.
     VectorError
         If a raster cannot be read or a file not be written.
+    GeounetError
+        If the output folder cannot be made.
     """
     _check(order)
-    order.out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(order.out.parent)
     # Beside the output, where there is room for it; parts are of no use afterwards.
     with tempfile.TemporaryDirectory(prefix=f".{order.out.stem}.", suffix=".tmp", dir=order.out.parent) as folder:
         work = Path(folder)
@@ -124,6 +127,8 @@ def _check(order: Order) -> None:
         if path.exists() and not order.overwrite:
             raise OutputExistsError(f"{path}: exists; give another name, or --overwrite to replace it")
     for raster in order.rasters:
+        if raster.is_dir():
+            raise VectorError(f"{raster}: is a folder; give the rasters in it, as in {raster / '*_mask.tif'}")
         if not raster.is_file():
             raise VectorError(f"{raster}: no such file; give a raster that GDAL reads")
 
@@ -159,9 +164,10 @@ def _sections(order: Order, first: Ingested, names: Mapping[str, str]) -> dict[s
         if layer in names:
             values["class"] = names[layer]
         if "classes" in values:
-            values["classes"] = [find_class(first.classes, first.values, part).name for part in values["classes"]]
+            wanted = values["classes"]
+            values["classes"] = [find_class(first.classes, first.values, part, "--classes").name for part in wanted]
         if values.get("contact", "auto") != "auto":
-            values["contact"] = find_class(first.classes, first.values, values["contact"]).name
+            values["contact"] = find_class(first.classes, first.values, values["contact"], "--contact").name
         model: Any = SECTIONS[layer]
         try:
             section = model.model_validate(values)

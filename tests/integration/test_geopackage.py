@@ -66,6 +66,19 @@ def test_layers_and_columns_are_those_of_the_contract(scene: Any) -> None:
     assert report["driver_bytes_per_component"]["landcover"] > 0
 
 
+def test_notes_name_the_scene_where_the_file_is_not_in_its_place(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for home, name in ((tmp_path / "results" / "town", "town"), (None, str(tmp_path / "town.gpkg"))):
+        asked = request(
+            tmp_path, town(64), crs=None, out=tmp_path / "town.gpkg", home=home,
+            layers=Vector.model_validate({"buildings": {}}),
+        )  # fmt: skip
+        caplog.clear()
+        build(asked)
+        assert [r.getMessage().partition(": no coordinate system")[0] for r in caplog.records] == [name]
+
+
 def test_one_file_of_version_1_3_with_indexes(scene: Any) -> None:
     _, asked, _ = scene
     assert sorted(p.name for p in asked.out.parent.iterdir()) == ["cell100.gpkg", "mask.tif", "prob.tif", "work"]

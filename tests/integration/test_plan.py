@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from geounet.batch.plan import plan_job, total
 from geounet.batch.run import scene_runs, work_folder
 from geounet.cli.main import main
 from geounet.config.load import job_from_options
+from geounet.engine.cluster import Layout
 from geounet.engine.ledger import Ledger, folder_bytes
 from geounet.engine.pool import InlinePool
 from geounet.engine.scene import SceneRun, Silent
+from geounet.errors import JobError
 from geounet.models.bundle import Bundle
 from tests.support.local import write_scene
 from tests.support.models import small_unet
@@ -71,6 +74,42 @@ def test_json_is_for_machines(
     assert found == 0
     assert entry["state"] == "planned"
     assert min(entry[key] for key in ("memory_bytes", "work_bytes", "output_bytes", "seconds")) > 0
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_more_memory_than_there_is_is_refused(
+    scenes: list[str], bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    given = ["predict.device=cpu", "predict.precision=fp32", "predict.batch=100000000"]
+    if command == "run":
+        (one,) = scene_runs(job_from_options(scenes[:1], str(bundle.folder), str(tmp_path / "out"), given))
+        one.layout = Layout(1, 1)
+        with pytest.raises(JobError, match=r"^predict.batch: 100000000 tiles of \d+ px need about .* are available"):
+            one.prepare()
+        left = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+        assert left == [], "nothing is recorded that a later run would go on with"
+        return
+    call = (scenes[0], "--model", str(bundle.folder), "--out", str(tmp_path / "out"), "--set", given[-1])
+    assert plan(capsys, *call) == (2, "")
+
+
+def test_workers_of_another_cluster_may_have_more_memory(scenes: list[str], bundle: Bundle, tmp_path: Path) -> None:
+    given = ["predict.device=cpu", "predict.precision=fp32", "predict.batch=100000000"]
+    given += ["cluster.kind=address", "cluster.address=tcp://127.0.0.1:1"]
+    job = job_from_options(scenes[:1], str(bundle.folder), str(tmp_path / "out"), given)
+    (entry,) = plan_job(job)
+    assert (entry["state"], entry["seconds"]) == ("planned", None)
+    assert entry["memory_bytes"] > 1e12
+
+
+def test_warnings_are_those_of_a_run(bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = np.random.default_rng(0).integers(1, 255, (3, 64, 64)).astype(np.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of rasterio, about the missing geotransform
+        scene = write_scene(tmp_path / "n.tif", values, crs=None, transform=Affine.identity())
+    code, out = plan(capsys, str(scene), "--model", str(bundle.folder), "--out", str(tmp_path / "out"))
+    assert code == 0
+    assert "  warning: no georeference: results are in pixels" in out.splitlines()
 
 
 def test_two_scenes_in_a_row_have_parts_at_a_time() -> None:

@@ -182,6 +182,22 @@ def test_our_probability_raster(tmp_path: Path) -> None:
     assert by_band.classes[1].name == "house"
 
 
+def test_class_codes_are_no_probabilities(mask: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "x.gpkg"
+    assert vectorize(mask, "--out", out, "--kind", "buildings", "--threshold", 0.5) == 1
+    assert "town_mask.tif: band 1 has names for its values (" in (said := capsys.readouterr().err)
+    assert "leave --threshold out, and choose with --class" in said
+    assert not out.exists()
+    write(tmp_path / "palette.tif", town(64)[None], nodata=NODATA, colormap={1: (200, 0, 0, 255)})
+    write(tmp_path / "plain.tif", town(64)[None], nodata=NODATA)
+    for name, words in (("palette.tif", "has a colour table"), ("plain.tif", "whole numbers up to 3 without a scale")):
+        with pytest.raises(VectorError, match=f"{name}: band 1 {words if 'has' in words else 'holds ' + words}"):
+            ingest_probability(tmp_path / name, tmp_path / "w", "building", Kind.building, 0.5)
+    both = write(tmp_path / "both.tif", (town(64) == 1).astype(np.uint8)[None])
+    found = ingest_probability(both, tmp_path / "w", "building", Kind.building, 0.5)
+    assert found.probability is not None, "0 and 1 are probabilities as well"
+
+
 def test_scores_beyond_one_are_no_confidence(tmp_path: Path) -> None:
     values = np.zeros((1, 40, 40), dtype=np.uint8)
     values[0, 5:25, 5:25] = 200
@@ -215,7 +231,7 @@ def test_refusals(mask: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     good: tuple[object, ...] = (mask, "--out", tmp_path / "x.gpkg", "--kind")
     for arguments, code, text in (
         ((tmp_path / "missing.tif", *good[1:], "buildings"), 1, "missing.tif"),
-        ((tmp_path, *good[1:], "buildings"), 1, "no such file"),
+        ((tmp_path, *good[1:], "buildings"), 1, "is a folder"),
         ((tmp_path / "text.tif", *good[1:], "buildings"), 1, "text.tif"),
         ((tmp_path / "empty.tif", *good[1:], "buildings"), 1, "empty.tif"),
         ((tmp_path / "half.tif", *good[1:], "landcover"), 1, "half.tif"),
@@ -228,7 +244,8 @@ def test_refusals(mask: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         ((*good, "buildings", "--band", 2), 2, "no band 2"),
         ((*good, "buildings", "--min-length-m", 2), 2, "--min-length-m"),
         ((*good, "landcover", "--class", "green"), 2, "--classes"),
-        ((*good, "landcover", "--classes", "green,sea"), 2, "sea"),
+        ((*good, "landcover", "--classes", "green,sea"), 2, "error: --classes sea: no such class"),
+        ((*good, "buildings", "--contact", "sea"), 2, "error: --contact sea: no such class"),
         ((*good, "buildings", "--min-area-m2", -1), 2, "min_area_m2: found -1.0, expected a number of at least 0"),
         ((mask, "--out", tmp_path / "x.shp", "--kind", "buildings"), 2, ".gpkg"),
         ((mask, "--kind", "buildings"), 2, "--out"),

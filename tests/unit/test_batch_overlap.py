@@ -152,3 +152,20 @@ def test_progress_of_several_scenes_is_one() -> None:
         ("scenes", 0, 2, 0), ("blocks", 1, 4, 10), ("blocks", 1, 7, 10), ("blocks", 4, 7, 40), ("blocks", 7, 7, 70),
         ("scenes", 1, 2, 0),
     ]  # fmt: skip
+
+
+def test_stages_begin_anew_with_the_next_scene() -> None:
+    told: list[tuple[str, int, int]] = []
+
+    class Listens:
+        def update(self, stage: str, done: int, total: int, extra: str = "", pixels: int = 0) -> None:
+            told.append((stage, done, total))
+
+    tally = Tally(Listens(), 1)
+    first, second, third = tally.part(), tally.part(), tally.part()
+    for part in (first, second):
+        part.update("outlines", 0, 2)
+        part.update("outlines", 2, 2)
+    first.update("outlines", 0, 1)  # twice in one scene, beside the next one
+    third.update("outlines", 0, 4)
+    assert [t[1:] for t in told] == [(0, 2), (2, 2), (0, 2), (2, 2), (0, 1), (0, 5)]

@@ -13,11 +13,12 @@ import pytest
 
 from geounet.batch import run as batch_run
 from geounet.batch.lock import locked
+from geounet.batch.plan import plan_job
 from geounet.batch.run import Rounds, run
 from geounet.batch.status import read_status
 from geounet.config.job import Job
 from geounet.engine.scene import SceneRun
-from geounet.errors import LockedError, SceneError
+from geounet.errors import JobError, LockedError, ModelError, SceneError
 
 MADE: dict[str, Any] = {"state": "unchanged", "key": "k", "files": {}, "blocks": {"failed": []}}
 
@@ -119,3 +120,27 @@ def test_another_work_folder_does_not_let_a_second_run_in(incoming: Path) -> Non
     assert run(elsewhere, client=MagicMock(), rounds=Rounds()).exit_code == 0
     assert {p.name for p in out.iterdir()} == {".geounet", "manifest.json", "report.html"}
     assert [p.name for p in (out / ".geounet").rglob("*")] == ["lock"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"model": "nonesuch"}, "model 'nonesuch': .*bundled models: "),
+        ({"models": ["demo", "./none"]}, "none: no such folder; a bundle is a folder"),
+        ({"aoi": "none.gpkg"}, "aoi: none.gpkg: no such file; expected a vector file"),
+        ({"aoi": "."}, "aoi: .: is a folder; expected a vector file"),
+        ({"aoi": "https://example.org/a.geojson"}, "aoi: https.* give a local vector file"),
+    ],
+)
+def test_what_the_job_names_and_is_not_there_is_the_jobs_fault(keys: dict[str, Any], message: str) -> None:
+    job = Job.model_validate({"scenes": ["a.tif"], **({"model": "demo"} if "models" not in keys else {}), **keys})
+    with pytest.raises(JobError, match=message):
+        run(job, client=MagicMock())
+    with pytest.raises(JobError, match=message):
+        plan_job(job)
+
+
+def test_a_broken_bundle_is_not_the_jobs_fault(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    with pytest.raises(ModelError, match="no such file; a model bundle holds"):
+        batch_run.scene_runs(Job.model_validate({"scenes": ["a.tif"], "model": f"{tmp_path}/model"}))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from pathlib import Path
 
 import pytest
 
 from geounet.batch.scenes import find_scenes
 from geounet.config.job import Job
+from geounet.engine.manifest import FORMAT
+from geounet.errors import JobError
 
 KEY = "0123456789abcdef"
 
@@ -55,3 +59,40 @@ def test_scenes_in_the_work_folder_are_found(tmp_path: Path, scenes: str) -> Non
     parts(tmp_path)
     expected = ["a"] if scenes == "scenes/*" else ["b", "a"]
     assert names(tmp_path / scenes, tmp_path / "out", tmp_path) == expected
+
+
+def results(out: Path, scene: Path) -> None:
+    """What a run left of one scene."""
+    folder = out / scene.stem
+    touched(folder / f"{scene.stem}_mask.tif", folder / f"{scene.stem}_preview.png")
+    (out / "manifest.json").write_text(json.dumps({"format": FORMAT, "scenes": []}))
+    manifest = {"format": FORMAT, "name": scene.stem, "input": {"files": [str(scene)]}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("pattern", ["", "**/*.[tp][in]*"])
+def test_results_of_earlier_runs_elsewhere_are_no_scenes(
+    tmp_path: Path, pattern: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = tmp_path / "data"
+    touched(data / "a.tif", data / "b" / "b.tif", data / "c" / "c.tif")
+    results(data, data / "b" / "b.tif")  # beside the scene itself
+    results(data / "old", data / "a.tif")
+    (data / "c" / "manifest.json").write_text('{"format": "somebody else\'s"}')
+    if not pattern:
+        parts(data / "old" / ".geounet")
+    with caplog.at_level(logging.INFO, "geounet"):
+        assert names(data / pattern if pattern else data, tmp_path / "new") == ["a", "b", "c"]
+    count = 4 if pattern else 8
+    assert [r.getMessage().partition(": ")[2] for r in caplog.records] == [
+        f"files of earlier runs that are left out: {count}"
+    ]
+
+
+def test_a_folder_of_results_alone_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    results(tmp_path, Path("/data/a.tif"))
+    with pytest.raises(JobError, match=r"holds no raster .*; files of earlier runs, which are no scenes: 2$"):
+        names(tmp_path, tmp_path / "new")
+    with pytest.raises(JobError, match=r"matches no file; files of earlier runs, .*: 1$"):
+        names(tmp_path / "*" / "*_mask.tif", tmp_path / "new")

@@ -121,14 +121,23 @@ def test_scenes_that_are_not_there_yet_are_warned_of(
 ) -> None:
     (tmp_path / "here").mkdir()
     scenes = "[a.tif, 'b/*.tif', here, s3://bucket/x.tif, {name: n, files: [c.tif]}]"
-    assert main(["check", job(tmp_path, "aoi: d.gpkg", scenes=scenes), "--json"]) == 0
+    assert main(["check", job(tmp_path, scenes=scenes), "--json"]) == 0
     warnings = json.loads(capsys.readouterr().out)["warnings"]
     assert [w.removeprefix(f"{tmp_path / 'job.yaml'}: ") for w in warnings] == [
         f"scenes[0]: {tmp_path / 'a.tif'}: no such file or folder",
         f"scenes[1]: {tmp_path / 'b/*.tif'}: matches no file",
         f"scenes[4].files: {tmp_path / 'c.tif'}: no such file or folder",
-        f"aoi: {tmp_path / 'd.gpkg'}: no such file or folder",
     ]
+
+
+def test_an_area_of_interest_is_there(tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.tif").touch()
+    file = job(tmp_path, "aoi: d.gpkg")
+    assert main(["check", file]) == 2
+    said = capsys.readouterr().err
+    assert said == f"geounet: error: {file}: aoi: {tmp_path / 'd.gpkg'}: no such file; expected a vector file\n"
+    (tmp_path / "d.gpkg").touch()
+    assert main(["check", file]) == 0
 
 
 def test_training_jobs_are_checked_as_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,3 +193,48 @@ def test_doctor_says_what_is_broken(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "absent" not in out
     assert "started and answered" not in out
     assert out.splitlines()[-1] == "broken: click, no-such-package, gdal, torchvision"
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("model.encoder=resnet19", "model: encoder 'resnet19'"),
+        ("model.architecture=Unett", "model: architecture 'Unett'"),
+        ("model.start=areial", "model.start: model 'areial'"),
+        ("model.start=aerial", "model.start: aerial is Unet with encoder tu-regnetx_008; only"),
+    ],
+)
+def test_networks_and_weights_of_training_jobs_are_checked(
+    tmp_path: Path, setting: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "train.yaml"
+    file.write_text("classes: [land, building]\ndata:\n  - scenes: a.tif\n    labels: [{files: b.tif}]\n")
+    assert main(["check", str(file), "--json", "--set", setting]) == 2
+    (error,) = json.loads(capsys.readouterr().out)["errors"]
+    assert error.startswith(f"{file}: {message}")
+
+
+@pytest.mark.parametrize("more", [["--dry-run"], []])
+def test_weights_are_looked_for_before_scenes_are_read(
+    tmp_path: Path, more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "train.yaml"
+    file.write_text("classes: [land, building]\ndata:\n  - scenes: none.tif\n    labels: [{files: none.tif}]\n")
+    assert main(["train", str(file), *more, "--set", "model.start=areial"]) == 2
+    assert "error: model.start: model 'areial': did you mean aerial?" in capsys.readouterr().err
+    assert main(["train", str(file), *more, "--set", "model.start=aerial"]) == 1
+    assert "only 38 of the network's" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["s.tif", "s.tif/x"])
+def test_doctor_says_that_a_file_is_no_folder(tmp_path: Path, name: str) -> None:
+    (tmp_path / "s.tif").touch()
+    found = {finding.name: finding for finding in doctor._machine(tmp_path / name)}["output folder"]
+    assert (found.state, found.value) == ("warning", f"{tmp_path / 's.tif'} is no folder")
+    assert found.advice
+
+
+def test_doctor_names_the_folder_asked_for(tmp_path: Path) -> None:
+    for folder, value in ((tmp_path, str(tmp_path)), (tmp_path / "not/yet", f"{tmp_path / 'not/yet'}, to be made")):
+        found = {finding.name: finding for finding in doctor._machine(folder)}["output folder"]
+        assert (found.state, found.value) == ("ok", value)

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rasterio import Affine
 
+from geounet.batch.run import RunResult
 from geounet.cli.evaluate import repeated
 from geounet.cli.main import main
 from tests.support.evaluation import NAMES, raster, town
@@ -139,3 +141,27 @@ def test_help_imports_nothing_heavy() -> None:
     code = f"import sys, geounet.cli.evaluate; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_scenes_without_labels_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth, found = town()
+    masks = []
+    for name, east in (("zanzi", 500000), ("banepa", 510000)):
+        place = Affine(0.5, 0, east, 0, -0.5, 5300000)
+        masks.append(str(raster(tmp_path / f"{name}_mask.tif", found, NAMES, transform=place)))
+    labels = str(raster(tmp_path / "zanzi.tif", truth, NAMES, transform=Affine(0.5, 0, 500000, 0, -0.5, 5300000)))
+    assert main(["evaluate", "--pred", *masks, "--truth", labels]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "banepa: no labels, left out"
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_folder_that_is_gone_is_not_pointed_at(
+    kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("geounet.batch.run.run", lambda job, progress: RunResult(1, {}, Path(job.outputs.folder)))
+    out = tmp_path / "out"
+    more = ["--out", str(out)] if kept else []
+    assert main(["evaluate", "--model", "demo", "--scenes", "s.tif", "--truth", "t.tif", *more]) == 1
+    where, seen = (f"{out}: ", " and in its manifest.json") if kept else ("", "")
+    expected = f"geounet: error: {where}no scene could be segmented; why stands above{seen}\n"
+    assert capsys.readouterr().err == expected

@@ -170,9 +170,12 @@ def raising(error: BaseException) -> Callable[[], None]:
         (click.ClickException("no"), 1, "Error: no\n"),
         (click.UsageError("no"), 2, "Error: no\n"),
         (PermissionError(errno.EACCES, "Permission denied", "/out"), 1, "geounet: error: /out: Permission denied\n"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/s.tif/x"), 1,
+         "geounet: error: /s.tif/x: Not a directory\n"),
+        (FileExistsError(errno.EEXIST, "File exists", "/s.tif"), 1, "geounet: error: /s.tif: File exists\n"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "geounet: error: No space left on device\n"),
     ],
-)
+)  # fmt: skip
 def test_exceptions_become_one_line_and_a_code(
     error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -361,3 +364,70 @@ def test_output_that_nobody_can_take_is_no_success() -> None:
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert ended.returncode != 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other words for it")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["demo", "{file}/x"],
+        ["vectorize", "{file}", "--kind", "roads", "--class", "1", "--out", "{file}/x.gpkg"],
+        ["vectorize", "{file}", "--kind", "roads", "--class", "1", "--out", "{file}/x/y.gpkg"],
+        ["evaluate", "--pred", "{file}", "--truth", "{file}", "--out", "{file}/x"],
+        ["model", "export", "demo", "{file}/x.pt2"],
+    ],
+)
+def test_an_output_path_through_a_file_is_one_line(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "s.tif"
+    file.write_bytes(b"")
+    assert main([word.format(file=file) for word in arguments]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"geounet: error: {file}")
+    assert line.endswith(": cannot be written (Not a directory); choose another output folder")
+
+
+def test_an_output_folder_that_is_a_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "s.tif"
+    file.write_bytes(b"")
+    assert main(["evaluate", "--pred", str(file), "--truth", str(file), "--out", str(file)]) == 2
+    assert "is a file" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/null").exists(), reason="Windows has another one")
+def test_a_device_is_no_output_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "/dev/null"]) == 1
+    assert capsys.readouterr().err.endswith("cannot be written (Not a directory); choose another output folder\n")
+
+
+@pytest.mark.parametrize("imported", ["before", "after"])
+def test_the_hubs_client_is_silent(imported: str) -> None:
+    code = """
+import logging, sys
+from geounet.cli import logs
+if sys.argv[1] == "before":
+    import huggingface_hub.utils
+logs.configure()
+import huggingface_hub.utils
+logging.getLogger("huggingface_hub.utils._http").warning("retrying")
+logging.getLogger("geounet.x").warning("told")
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "HF_HUB_VERBOSITY"}
+    lines = python(code, imported, env=environment).stderr.splitlines()
+    assert [line.split(" ", 2)[2] for line in lines] == ["WARNING geounet.x: told"]
+
+
+@pytest.mark.parametrize("command", ["status", "report", "clean"])
+def test_a_scenes_folder_is_no_output_folder(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in (tmp_path / "results" / "banepa", tmp_path / "results" / "zanzi" / "aerial"):
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text(json.dumps({"name": "banepa", "state": "done", "files": {}}))
+    (tmp_path / "results" / "manifest.json").write_text(json.dumps({"scenes": []}))
+    for name in ("banepa", "zanzi/aerial"):
+        folder = tmp_path / "results" / name
+        assert main([command, str(folder)]) == 2
+        captured = capsys.readouterr()
+        assert captured.err == f"geounet: error: {folder}: a scene's folder; give {tmp_path / 'results'}\n"
+        assert captured.out == ""
+        assert [path.name for path in folder.iterdir()] == ["manifest.json"]

@@ -79,6 +79,25 @@ def test_usage(here: Path, arguments: list[str], message: str) -> None:
     assert message in info.value.format_message()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "demo", "--set", "model=aerial"], "--model and --set model=aerial: give one of them"),
+        (["--model", "demo", "--set", "models=aerial,demo"], "--model and --set models=aerial,demo: give"),
+        (["--model", "a", "--model", "b", "--set", "model=a"], "--model and --set model=a: give"),
+        (["--model", "demo", "--set", "outputs.folder=p"], "--out and --set outputs.folder=p: give"),
+        (["--model", "demo", "--workers", "2", "--set", " cluster.workers = 3"], "--workers and --set"),
+        (["--model", "demo", "--overwrite", "--set", "outputs.overwrite=false"], "--overwrite and --set"),
+    ],
+)
+def test_an_option_and_a_setting_do_not_contradict_each_other(here: Path, arguments: list[str], message: str) -> None:
+    with pytest.raises(click.UsageError) as info:
+        call("a.tif", "--out", "o", *arguments)
+    assert message in info.value.format_message()
+    job = call("a.tif", "--out", "o", "--model", "demo", "--set", "model=demo", "--set", "cluster.workers=3")
+    assert (job.model, job.cluster.workers) == ("demo", 3)
+
+
 def test_wrong_settings_are_job_errors(here: Path) -> None:
     with pytest.raises(JobError, match=r"^--set tiling\.tile=x: tiling\.tile: found 'x'"):
         call("a.tif", "--model", "m", "--out", "o", "--set", "tiling.tile=x")

@@ -76,7 +76,6 @@ def test_every_interval_a_line_and_one_at_the_end(
     caplog.set_level(logging.INFO, logger="geounet")
     with Progress(interval=0.05) as progress:
         progress.update("blocks", 1, 4)
-        progress.update("scenes", 1, 1)
         deadline = time.monotonic() + 10
         while sum("[1/4" in m for m in caplog.messages) < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -84,7 +83,6 @@ def test_every_interval_a_line_and_one_at_the_end(
         progress.update("blocks", 4, 4)
     assert sum("[1/4 blocks] 25 %" in m for m in caplog.messages) >= 3
     assert [m for m in caplog.messages if "[4/4" in m] == [caplog.messages[-1]]
-    assert caplog.messages.count("[1/1 scenes] 100 %") == 1
     count = len(caplog.messages)
     time.sleep(0.15)
     assert len(caplog.messages) == count
@@ -155,3 +153,31 @@ def test_on_a_terminal_bars_on_stderr_only() -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_the_end_of_a_short_stage_is_no_line(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="geounet")
+    with Progress(clock=clock) as progress:
+        for scene in range(3):  # one stage for all scenes, and short in each
+            progress.update("specks", 0, 1)
+            clock.now += 12
+            progress.update("specks", 1, 1)
+            progress.update("outlines", 2 * scene, 2 * scene + 2)
+            clock.now += 12
+            progress.update("outlines", 2 * scene + 2, 2 * scene + 2)
+        assert caplog.messages == []
+        progress.update("specks", 0, 1)
+        clock.now += 31
+        progress.update("specks", 1, 1)
+    assert caplog.messages == ["[1/1 specks] 100 %"]
+
+
+def test_a_stage_that_begins_anew_has_a_new_rate(clock: Clock) -> None:
+    progress = Progress(clock=clock)
+    progress.update("blocks", 0, 4)
+    clock.now += 10
+    progress.update("blocks", 4, 4, pixels=40_000_000)
+    progress.update("blocks", 0, 8)
+    clock.now += 10
+    progress.update("blocks", 2, 8, pixels=10_000_000)
+    assert progress.line("blocks") == "[2/8 blocks] 25 % · 1.0 Mpx/s · 30 s left"

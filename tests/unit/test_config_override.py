@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
+from geounet.config.job import Job
+from geounet.config.keys import alternatives, dotted, entries, fields, sections
 from geounet.config.load import load_job
 from geounet.config.override import merge, nested, parse_override
-from geounet.config.train import TrainJob
+from geounet.config.train import TrainJob, load_train
 from geounet.errors import JobError
 
 
@@ -126,3 +132,61 @@ def test_a_wrong_value_is_told_where_it_was_set(file: Path) -> None:
         load_job(file, ["tiling.overlap=4", "tiling.tile=x"])
     with pytest.raises(JobError, match=r"job\.yaml:3: tiling: overlap 40 is over half of tile 64"):
         load_job(file, ["tiling.overlap=40"])
+
+
+def nullable(root: type[BaseModel], above: tuple[str | int, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Yield every key that may be null, those of entries of lists at the first one, and its default."""
+    for name, field in fields(root).items():
+        path = (*above, name)
+        if type(None) in alternatives(field.annotation):
+            yield dotted(path), field.default
+        for section in sections(field.annotation):
+            yield from nullable(section, (*path, 0) if section in entries(field.annotation) else path)
+
+
+@pytest.mark.parametrize("key", [key for key, _ in nullable(Job)])
+def test_null_unsets_every_key_of_a_job(file: Path, key: str) -> None:
+    assert parse_override(f"{key}=null") == (parse_override(f"{key}=x")[0], None)
+    if key == "model":
+        assert load_job(file, ["model=null"]).model_names() == ["a", "b"], "null is no other choice"
+    elif key == "models":
+        with pytest.raises(JobError, match="model: missing"):
+            load_job(file, ["models=null"])
+    else:
+        found: Any = load_job(file, ["vector={}", f"{key}=null"])
+        for part in key.split("."):
+            found = getattr(found, part) if found is not None else None
+        assert found is None
+
+
+@pytest.mark.parametrize("key", [key for key, _ in nullable(TrainJob)])
+def test_null_unsets_every_key_of_a_training_job(tmp_path: Path, key: str) -> None:
+    assert parse_override(f"{key}=null", TrainJob)[1] is None
+    file = tmp_path / "train.yaml"
+    file.write_text(
+        "classes: [{name: land}, {name: building}]\n"
+        "data: [{scenes: a.tif, labels: [{files: b.tif}]}]\n"
+        "loss: {terms: [{name: dice}]}\n"
+    )
+    needed = {"data[0].scenes": "expected one of scenes and generated", "data[0].labels": "labels: missing"}
+    # Sections that the file lacks are there with what they need.
+    lacking = {
+        "data[0].complete.": "data[0].complete={rest: land}",
+        "data[0].generated.": "data[0].generated={seeds: [0, 1]}",
+        "data[0].labels[0].contact.": "data[0].labels[0].contact={distance_m: 1, class: {not: building}}",
+    }
+    more = [text for prefix, text in lacking.items() if key.startswith(prefix)]
+    if key.startswith("data[0].generated."):
+        more += ["data[0].scenes=null", "data[0].labels=null"]
+    if key.endswith("contact.distance_m"):
+        more += ["data[0].labels[0].contact.distance_px=1"]
+    with pytest.raises(JobError, match=re.escape(needed[key])) if key in needed else nullcontext():
+        load_train(file, [*more, f"{key}=null"])
+
+
+def test_null_switches_off_what_has_another_default(tmp_path: Path) -> None:
+    assert [key for key, default in [*nullable(Job), *nullable(TrainJob)] if default is not None] == ["optimiser.clip"]
+    file = tmp_path / "train.yaml"
+    file.write_text("classes: [land, building]\ndata: [{scenes: a.tif, labels: [{files: b.tif}]}]\n")
+    assert load_train(file).optimiser.clip == 1.0
+    assert load_train(file, ["optimiser.clip=null"]).optimiser.clip is None

@@ -21,6 +21,7 @@ import geounet
 from geounet.errors import GeounetError, JobError, LabelError, VectorError
 from geounet.evaluation.compare import Settings
 from geounet.evaluation.measure import Evaluation, evaluate
+from geounet.raster.scene import SceneSpec, describe
 from tests.support.evaluation import GRID, NAMES, SIZE, UTM, names_beside, raster, town
 from tests.support.rasters import write
 
@@ -538,6 +539,77 @@ def test_the_folder_of_a_run(scene: Any, tmp_path: Path) -> None:
     (tmp_path / "out" / "manifest.json").write_text(json.dumps({"scenes": [entry]}))
     with pytest.raises(JobError, match="overlap"):
         evaluate(tmp_path / "out", labels)
+
+
+def test_labels_beyond_the_scene_of_predicted_vectors_do_not_count(
+    scene: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, _, found, truth = scene
+    folder = tmp_path / "s"
+    folder.mkdir()
+    raster(folder / "s_mask.tif", found)
+    gpkg = folder / "s.gpkg"
+    geopandas.GeoDataFrame(geometry=polygons(found, 1), crs=UTM).to_file(gpkg, layer="buildings")
+    streets = [shapely.LineString([GRID @ (0, 74), GRID @ (120, 74)])]
+    geopandas.GeoDataFrame(geometry=streets, crs=UTM).to_file(gpkg, layer="road_edges")
+    files = {"mask": "s_mask.tif", "vectors": "s.gpkg"}
+    classes = [{"name": n, "code": c, "colour": "#123456"} for c, n in NAMES.items()]
+    manifest: dict[str, Any] = {"name": "s", "state": "done", "files": files, "classes": classes}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    beyond = [box(500 + 20 * k, 500, 10) for k in range(20)]
+    labels = tmp_path / "houses.gpkg"
+    geopandas.GeoDataFrame(geometry=[*polygons(truth, 1), *beyond], crs=UTM).to_crs("EPSG:4326").to_file(labels)
+    expected = evaluate(folder, labels).scores["buildings"]
+    scores = evaluate(gpkg, labels).scores
+    assert scores["pixel"] is None
+    assert scores["buildings"]["truth"] == expected["truth"] == len(polygons(truth, 1))
+    assert scores["buildings"]["f1_50"] == expected["f1_50"]
+    assert "outside" not in caplog.text
+    # A file of labels that is larger than the scene, as raster.
+    wide = np.pad(truth, ((50, 50), (50, 50)), constant_values=1)
+    place = GRID @ Affine.translation(-50, -50)
+    mixed = evaluate(gpkg, raster(tmp_path / "wide.tif", wide, NAMES, transform=place)).scores["buildings"]
+    assert mixed["truth"] <= expected["truth"]
+    # An area of interest is within it, and lines end at it.
+    area = (500000.0, 5299962.5, 500030.0, 5300000.0)
+    assert evaluate(gpkg, labels, aoi=area).scores["buildings"]["truth"] == 3
+    ways = tmp_path / "ways.gpkg"
+    line = shapely.LineString([GRID @ (0, 74), GRID @ (1200, 74)])
+    geopandas.GeoDataFrame(geometry=[line], crs=UTM).to_file(ways)
+    assert evaluate(gpkg, ways).scores["roads"]["truth_m"] == pytest.approx(85, abs=1)
+    # Without the mask the scene tells its size; of vectors of others nothing does, and it is said.
+    manifest["input"] = describe(SceneSpec("s", (str(folder / "s_mask.tif"),))).to_dict()
+    (folder / "s_mask.tif").unlink()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert evaluate(gpkg, labels).scores["buildings"]["truth"] == len(polygons(truth, 1))
+    (folder / "manifest.json").unlink()
+    assert evaluate(gpkg, labels).scores["buildings"]["truth"] == len(polygons(truth, 1)) + len(beyond)
+    assert "s: 20 of 28 labels lie outside the predicted extent; give --aoi" in caplog.messages
+
+
+def test_scenes_without_labels_are_left_out_and_named(tmp_path: Path) -> None:
+    masks = []
+    truth, found = town()
+    for k, name in enumerate(("zanzi", "banepa", "blank")):
+        place = Affine(0.5, 0, 500000 + 1000 * k, 0, -0.5, 5300000)
+        masks.append(raster(tmp_path / f"{name}_mask.tif", found, NAMES, transform=place))
+    labels = raster(tmp_path / "labels.tif", truth, NAMES)
+    houses = footprints(tmp_path / "houses.gpkg", truth)
+    for path in (labels, houses):
+        alone, both = evaluate(masks[0], path).scores, evaluate(masks[:2], path).scores
+        assert alone["left_out"] == []
+        assert both["left_out"] == ["banepa"]
+        assert {**both, "left_out": []} == alone
+    # Where it is said that all is labelled, nothing there is a finding.
+    told = evaluate(masks[:2], houses, how={"rest": "other"}).scores
+    assert told["left_out"] == []
+    assert told["buildings"]["found"] == 2 * evaluate(masks[0], houses).scores["buildings"]["found"]
+    # Labels that are there and know nothing.
+    unknown = raster(tmp_path / "unknown.tif", np.full(SIZE, 255, np.uint8), NAMES,
+                     transform=Affine(0.5, 0, 502000, 0, -0.5, 5300000))  # fmt: skip
+    both = evaluate([masks[0], masks[2]], [labels, unknown]).scores
+    assert both["left_out"] == ["blank"]
+    assert [entry["name"] for entry in both["scenes"]] == ["zanzi"]
 
 
 def test_kinds_are_those_of_the_manifest(scene: Any, tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ HEAD = """# The job file
 
 Every key of a job file, in YAML. Paths start at the job file's folder; on the command line they start at the current
 one, and any key can be set with `--set key.sub=value`, entries of lists by their number, from 0: `--set
-'scenes[0].name=north'`. Unknown keys are errors. `geounet schema` prints the JSON schema, `geounet check JOB.yaml`
-validates a file without reading a scene.
+'scenes[0].name=north'`. `null` is no value: `--set aoi=null`. Unknown keys are errors. `geounet schema` prints the JSON
+schema, `geounet check JOB.yaml` validates a file without reading a scene.
 
 | key | default | what |
 | --- | --- | --- |
@@ -50,7 +50,7 @@ def rows(schema: dict[str, Any], node: dict[str, Any], path: str = "") -> list[s
 
 def shown(value: Any) -> str:
     if value is None:
-        return "none"
+        return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

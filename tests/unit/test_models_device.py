@@ -8,9 +8,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from geounet.config.train import parse_train
 from geounet.errors import ModelError
 from geounet.models import device as module
 from geounet.models.device import check_present, cpu_has_bf16, has_bf16_flag, resolve
+from geounet.training.run import train
+
+LEAST = {"classes": ["a", "b"], "data": [{"scenes": "a.tif", "labels": [{"files": "b.tif"}]}]}
 
 
 @pytest.fixture
@@ -63,6 +67,13 @@ def test_refusals(machine: SimpleNamespace, gpus: list[tuple[int, int]], asked: 
     machine.gpus = gpus
     with pytest.raises(ModelError, match=re.escape(words)):
         resolve(*asked)
+
+
+def test_the_way_out_is_in_the_words_of_whoever_asks(machine: SimpleNamespace) -> None:
+    with pytest.raises(ModelError, match=r"; use --set predict\.device=cpu$"):
+        resolve("cuda", "auto")
+    with pytest.raises(ModelError, match=r"; use --set run\.device=cpu$"):
+        train(parse_train({**LEAST, "run": {"device": "cuda"}}, "t"))
 
 
 @pytest.mark.parametrize(

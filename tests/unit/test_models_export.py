@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from geounet.config.card import Card, TileSpec
-from geounet.errors import JobError, ModelError, OutputExistsError
+from geounet.errors import GeounetError, JobError, ModelError, OutputExistsError
 from geounet.models import export as module
 from geounet.models.bundle import Bundle, load_bundle, save_bundle, save_ensemble
 from geounet.models.export import TOLERANCE, Whole, export_model
@@ -192,3 +193,15 @@ def test_the_command(tiny: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture
     assert facts["file"] == str(out)
     assert facts["bytes"] == out.stat().st_size
     assert (facts["normalised"], facts["output"], facts["tile"]) == (True, "logits", 64)
+
+
+def test_a_folder_that_cannot_be_written_is_said_to_be_so(
+    tiny: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def touch(path: Path, *_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "touch", touch)
+    monkeypatch.setattr(module, "_pt2", lambda *_: pytest.fail("not reached"))
+    with pytest.raises(GeounetError, match=r"small\.pt2: cannot be written \(Permission denied\); choose another"):
+        export_model(tiny, tmp_path / "small.pt2")

@@ -195,6 +195,14 @@ def test_files_of_something_else(tmp_path: Path, content: bytes) -> None:
             import_model(path, tmp_path / "made", **NAMED)
 
 
+def test_a_raster_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "banepa.tif").write_bytes(b"II*\0" + bytes(400))
+    (tmp_path / "notes.txt").write_text("hello\n")
+    for name in ("banepa.tif", "notes.txt"):
+        with pytest.raises(ModelError, match=rf"{name}: is not a checkpoint .* neither an archive nor a pickle"):
+            import_model(tmp_path / name, tmp_path / "made", **NAMED)
+
+
 def test_sources_without_weights(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such file or folder"):
         import_model(tmp_path / "none.pt", tmp_path / "made", **NAMED)

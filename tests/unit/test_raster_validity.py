@@ -263,6 +263,13 @@ def test_area_of_interest_in_another_crs_on_a_rotated_grid(tmp_path):
     assert (valid != np.array(expected)).sum() == 0
 
 
+def test_area_of_interest_that_is_no_vector_file(tmp_path):
+    path = write(tmp_path / "a.tif", noise(1, 20, 30))
+    (tmp_path / "x.gpkg").write_text("hello")
+    with pytest.raises(SceneError, match=r"x\.gpkg: not a vector file .* supported file format$"):
+        describe(SceneSpec("a", (str(path),), aoi=str(tmp_path / "x.gpkg")))
+
+
 def test_area_of_interest_over_many_blocks(tmp_path):
     path = write(tmp_path / "a.tif", np.full((1, 2100, 1300), 5, dtype=np.uint8), compress="deflate")
     ring = [[[400010.3, 5799990.1], [400600.2, 5799700.7], [400330.9, 5799005.2], [400010.3, 5799990.1]]]

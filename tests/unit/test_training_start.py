@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from geounet.config.train import TrainJob
 from geounet.errors import JobError, ModelError
 from geounet.models.bundle import save_ensemble
 from geounet.models.network import build, load
-from geounet.training.start import start, try_out
+from geounet.training import start as module
+from geounet.training.start import check_start, start, try_out
 from tests.support.local import card
 from tests.support.models import small_unet
 
@@ -88,7 +90,7 @@ def test_files_that_hold_another_encoder(tmp_path: Path) -> None:
     path = save(tmp_path / "weights.pt", timm_resnet())
     with pytest.raises(ModelError, match=r"does not hold this encoder: .* missing"):
         start(job(encoder_weights=path), RESNET)
-    with pytest.raises(ModelError, match="no such file"):
+    with pytest.raises(JobError, match="no such file"):
         start(job(encoder_weights=str(tmp_path / "none.pt")), RESNET)
 
 
@@ -170,3 +172,65 @@ def test_a_network_that_does_not_take_the_windows() -> None:
     pooled = torch.nn.Sequential(build(RESNET), torch.nn.AvgPool2d(4))
     with pytest.raises(ModelError, match=r"returns \(1, 4, 16, 16\) for a window of 64 px, expected \(1, 4, 64, 64\)"):
         try_out(pooled, RESNET, 64)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"architecture": "Unett"}, "model: architecture 'Unett': did you mean Unet?"),
+        ({"encoder": "resnet19"}, "model: encoder 'resnet19': did you mean resnet18"),
+        ({"encoder": "tu-resnet19t"}, "model: encoder 'tu-resnet19t': did you mean"),
+        ({"arguments": {"decoder_chanels": [8]}}, "model: arguments.decoder_chanels: did you mean decoder_channels?"),
+        ({"arguments": {"decoder_channels": [8]}}, "model: smp cannot build Unet with encoder resnet18"),
+        ({"start": "areial"}, "model.start: model 'areial': did you mean aerial?"),
+        ({"start": "./none"}, "model.start: ./none: no such file or folder"),
+        ({"encoder_weights": "./none.pt"}, "model.encoder_weights: ./none.pt: no such file or folder"),
+        ({"encoder_weights": "imagenette"}, "model.encoder_weights: resnet18 has no weights 'imagenette'; there are "),
+        ({"dropout": 0.5}, "model.dropout: Unet with encoder resnet18 has no dropout"),
+    ],
+)
+def test_what_a_job_names_and_there_is_not_is_the_jobs_mistake(model: dict[str, Any], message: str) -> None:
+    with pytest.raises(JobError, match="^" + re.escape(message)):
+        check_start(job(**model))
+
+
+def test_weights_are_compared_before_the_number_of_bands_is_known(tmp_path: Path) -> None:
+    """Scenes tell how many bands there are, so that layers which depend on it are let pass until then."""
+
+    def of_files(**model: Any) -> TrainJob:
+        data = [{"scenes": "a.tif", "labels": [{"files": "b.tif"}]}]
+        return TrainJob.model_validate({"classes": ["land", "road"], "data": data, "model": model})
+
+    with pytest.raises(ModelError, match=r"aerial is Unet with encoder tu-regnetx_008; only \d+ of"):
+        check_start(of_files(start="aerial"))
+    five = card(encoder="resnet18", bands=5, arguments={"decoder_channels": [16, 16, 8, 8, 8]})
+    path = save(tmp_path / "five.pt", build(five).state_dict())
+    check_start(of_files(start=path, arguments=five.arguments))
+    check_start(of_files(encoder_weights=path))
+    with pytest.raises(ModelError, match="does not hold this encoder"):
+        check_start(of_files(encoder_weights=path), bands=4)
+    with pytest.raises(ModelError, match="does not hold this encoder"):
+        check_start(of_files(encoder="resnet34", encoder_weights=path))
+    (tmp_path / "torn.pt").write_bytes(Path(path).read_bytes()[:1000])
+    with pytest.raises(ModelError, match="is not a checkpoint that torch can read"):
+        check_start(of_files(start=str(tmp_path / "torn.pt")))
+
+
+def test_nothing_is_downloaded_to_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_from_hub", lambda *_: pytest.fail("asked the hub"))
+    check_start(job(encoder_weights="imagenet"))
+
+
+def test_networks_that_compute_while_they_are_built_are_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, devices = module.build, []
+
+    def computes(of: Any) -> torch.nn.Module:
+        network = real(of)
+        devices.append(next(network.parameters()).device.type)
+        if devices[-1] == "meta":
+            raise ModelError("Tensor.item() cannot be called on meta tensors")
+        return network
+
+    monkeypatch.setattr(module, "build", computes)
+    check_start(job())
+    assert devices == ["meta", "cpu"]
