@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib import patheffects
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, PathPatch, Polygon, Rectangle
+from PIL import Image
 
 from geounet.atomic import atomic
 from geounet.report import picture
@@ -101,27 +104,30 @@ def write_preview(
     # Degrees and other oblong pixels are shown as they lie on the ground; differences of a projection are left alone.
     ratio = lie[1] / lie[0] if lie and abs(math.log(lie[1] / lie[0])) > 0.03 else 1.0
     overview = _View(whole, _fit(info.height * ratio, info.width, size))
-    shown = picture.read_mask(mask, classes, whole, overview.sampled)
     views = [overview]
-    if min(info.height / overview.shape[0], info.width / overview.shape[1]) > _DETAIL_FROM:
-        views.append(_View(_detail(shown, whole, overview.shape), overview.shape))
-    vectors: list[LayerInfo] = []
-    if gpkg is not None:
-        # Not at the top: it loads the vector libraries, for nothing where there are no vectors.
-        from geounet.report import sketch
+    with ThreadPoolExecutor(1, thread_name_prefix="geounet-preview") as reading:
+        images = [reading.submit(picture.read_input, scene, info, whole, overview.sampled)]
+        shown = picture.read_mask(mask, classes, whole, overview.sampled)
+        if min(info.height / overview.shape[0], info.width / overview.shape[1]) > _DETAIL_FROM:
+            views.append(_View(_detail(shown, whole, overview.shape), overview.shape))
+            images.append(reading.submit(picture.read_input, scene, info, views[1].rect, views[1].sampled))
+        vectors: list[LayerInfo] = []
+        if gpkg is not None:
+            # Not at the top: it loads the vector libraries, for nothing where there are no vectors.
+            from geounet.report import sketch
 
-        vectors = sketch.layers(gpkg, info)
-    vectors.sort(key=lambda layer: _ORDER.index(layer.name) if layer.name in _ORDER else -1)
-    limits: list[tuple[float, float]] | None = None
-    rows = []
-    hatched = False
-    for view in views:
-        codes = shown if view is overview else picture.read_mask(mask, classes, view.rect, view.sampled)
-        image = picture.read_input(scene, info, view.rect, view.sampled)
-        if view is overview:
-            limits = picture.stretch(image, image.valid & ~codes.nodata, info.dtype)
-        rows.append((view, image, _paint(view, image, codes, limits, over=gpkg is None)))
-        hatched |= bool(codes.nodata.any())
+            vectors = sketch.layers(gpkg, info)
+        vectors.sort(key=lambda layer: _ORDER.index(layer.name) if layer.name in _ORDER else -1)
+        limits: list[tuple[float, float]] | None = None
+        rows = []
+        hatched = False
+        for view, read in zip(views, images, strict=True):
+            codes = shown if view is overview else picture.read_mask(mask, classes, view.rect, view.sampled)
+            image = read.result()
+            if view is overview:
+                limits = picture.stretch(image, image.valid & ~codes.nodata, info.dtype)
+            rows.append((view, image, _paint(view, image, codes, limits, over=gpkg is None)))
+            hatched |= bool(codes.nodata.any())
     # The user's matplotlibrc must not change the picture.
     with mpl.rc_context(dict(mpl.rcParamsDefault)):
         handles = _handles(shown, hatched=hatched)
@@ -140,15 +146,13 @@ def write_preview(
             if lie and row == 0 and view.shape[1] > _ROOM * layout.unit:
                 _north(axes[0], lie[2], view.shape, layout)
         layout.legend(handles)
-        with atomic(dest) as temporary:
-            layout.figure.savefig(
-                temporary,
-                format="png",
-                dpi=_DPI,
-                metadata={"Software": None},
-                # A third of the time of the default for a tenth more bytes.
-                pil_kwargs={"compress_level": 3},
-            )
+        canvas = FigureCanvasAgg(layout.figure)
+        canvas.draw()  # type: ignore[no-untyped-call]
+        pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+        drawn = Image.fromarray(np.ascontiguousarray(pixels[..., :3]))
+    with atomic(dest) as temporary:
+        # A third of the time of the default for a tenth more bytes.
+        drawn.save(temporary, format="png", compress_level=3)
 
 
 def _paint(
