@@ -115,6 +115,8 @@ class Samples:
         """
         size = self._sampling.batch
         batch = _stacked([self.window(step * size + k) for k in range(size)])
+        if all(augment.paste is None for augment in self._augments):
+            return batch
         images, labels = batch.images.copy(), batch.labels.copy()
         for k in range(size):
             self._paste(batch, step * size + k, k, images[k], labels[k])
