@@ -45,8 +45,8 @@ _ACTIVATIONS = {"softmax": "softmax", "softmax2d": "softmax", "sigmoid": "sigmoi
 _SHOWN = 3
 
 
-def build(card: Card) -> torch.nn.Module:
-    """Build the card's network, with random weights.
+def build(card: Card, *, filled: bool = True) -> torch.nn.Module:
+    """Build the card's network, with random weights; not `filled`, with whatever is in memory.
 
     It returns one tensor of logits `(n, classes, rows, cols)`: a final activation of the network itself
     (`output: probabilities`) has no weights and is left to the caller, who applies `card.activation` in float32;
@@ -64,6 +64,8 @@ def build(card: Card) -> torch.nn.Module:
     import_libraries()
     import segmentation_models_pytorch as smp
 
+    from geounet.models.fills import without_fills
+
     _check_encoder(card)
     arguments = _arguments(card)
     network_class = getattr(smp, architecture)
@@ -75,7 +77,7 @@ def build(card: Card) -> torch.nn.Module:
             hint = f"did you mean {near[0]}? " if near else ""
             raise ModelError(f"{card.name}: arguments.{key}: {hint}smp's {architecture} has no such argument")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), without_fills(everywhere=not filled):
             warnings.simplefilter("ignore")  # deprecated names of encoders stay usable
             network = network_class(
                 encoder_name=card.encoder,
@@ -129,7 +131,7 @@ def load(bundle: Bundle) -> torch.nn.Module:
     """
     from safetensors.torch import load_file
 
-    network = build(bundle.card)
+    network = build(bundle.card, filled=False)
     state = {k: v for k, v in load_file(bundle.weights).items() if not k.startswith("classification_head.")}
     compare(state, network.state_dict(), str(bundle.weights), bundle.card)
     network.load_state_dict(state)

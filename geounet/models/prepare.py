@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import logging
+import math
 
 import torch
 from torch import nn
@@ -30,7 +30,8 @@ def prepare(network: nn.Module, dtype: torch.dtype, example: torch.Tensor) -> nn
     example
         A small input of a size that the network takes, `(n, bands, rows, cols)`.
     """
-    network = _folded(network, example).to(memory_format=torch.channels_last)
+    _fold(network, example)
+    network.to(memory_format=torch.channels_last)
     if dtype != torch.float32:
         # Autocast casts the weights of these at every forward, to the same bits. Exact types only: subclasses may
         # compute with their weights before the operation that is autocast.
@@ -41,13 +42,12 @@ def prepare(network: nn.Module, dtype: torch.dtype, example: torch.Tensor) -> nn
 
 
 @torch.no_grad()  # not inference_mode: copies made in it are tensors that some operators refuse
-def _folded(network: nn.Module, example: torch.Tensor) -> nn.Module:
-    """Return the network with batch normalisations folded into the convolutions whose output they normalise.
+def _fold(network: nn.Module, example: torch.Tensor) -> None:
+    """Fold batch normalisations into the convolutions whose output they normalise.
 
     Which belong together is seen in a forward pass, not guessed from names. What a forward cannot show (that nothing
     else takes the convolution's output) is checked on the result: where it differs, nothing is folded.
     """
-    folded = copy.deepcopy(network)
     outputs: dict[int, tuple[str, torch.Tensor]] = {}
     calls: dict[str, int] = {}
     pairs: dict[str, str] = {}
@@ -62,30 +62,34 @@ def _folded(network: nn.Module, example: torch.Tensor) -> nn.Module:
             pairs[name] = outputs[id(given)][0]
 
     handles = []
-    for name, module in folded.named_modules():
+    for name, module in network.named_modules():
         if type(module) is nn.Conv2d:
             handles.append(module.register_forward_hook(lambda _m, _i, o, n=name: after_convolution(n, o)))
         elif type(module) is nn.BatchNorm2d and module.running_mean is not None:
             handles.append(module.register_forward_pre_hook(lambda _m, i, n=name: before_normalisation(n, i[0])))
-    expected = folded(example)
-    for handle in handles:
-        handle.remove()
-    outputs.clear()
+    try:
+        expected = network(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+        outputs.clear()
 
+    replaced: dict[str, nn.Module] = {}
     for norm, conv in pairs.items():
         if calls[norm] == calls[conv] == 1:
-            fused = fuse_conv_bn_eval(folded.get_submodule(conv), folded.get_submodule(norm))  # type: ignore[type-var, arg-type]
-            _replace(folded, conv, fused)
-            _replace(folded, norm, nn.Identity())
+            replaced[conv], replaced[norm] = network.get_submodule(conv), network.get_submodule(norm)
+            fused = fuse_conv_bn_eval(replaced[conv], replaced[norm])  # type: ignore[type-var, arg-type]
+            _replace(network, conv, fused)
+            _replace(network, norm, nn.Identity())
     try:
-        difference = float((folded(example) - expected).abs().amax() / (expected.amax() - expected.amin() + 1e-30))
-    except AttributeError as error:  # the network asks its normalisation for something
-        logger.debug("batch normalisations stay: %s", error)
-        return network
+        difference = float((network(example) - expected).abs().amax() / (expected.amax() - expected.amin() + 1e-30))
+        problem = f"folding them changes logits by {difference:g} of their range"
+    except (AttributeError, RuntimeError) as error:  # the network asks its normalisation for something
+        difference, problem = math.inf, str(error)
     if not difference <= _TOLERANCE:
-        logger.debug("batch normalisations stay: folding them changes logits by %g of their range", difference)
-        return network
-    return folded
+        logger.debug("batch normalisations stay: %s", problem)
+        for name, module in replaced.items():
+            _replace(network, name, module)
 
 
 def _replace(network: nn.Module, name: str, module: nn.Module) -> None:

@@ -48,3 +48,14 @@ import torch._dynamo.utils as before
 import_libraries()
 assert sys.modules["torch._dynamo.utils"] is before
 """)
+
+
+def test_encoders_of_timm_are_loaded_and_run_without_the_compiler() -> None:
+    run("""
+import numpy as np
+from geounet.models.bundle import load_bundle
+from geounet.models.predictor import Predictor
+predictor = Predictor(load_bundle("aerial"), tile=64)
+assert predictor.quantised(np.zeros((1, 3, 64, 64), np.float32)).shape == (1, 5, 64, 64)
+assert not [name for name in sys.modules if name.startswith("torch._dynamo")]
+""")

@@ -273,12 +273,14 @@ def test_two_threads_halve_a_batch_once(bundle: Bundle, batch: int, both: bool) 
     from concurrent.futures import ThreadPoolExecutor
 
     tiles = noise(batch)
-    expected = Predictor(bundle, tile=TILE).quantised(tiles)
+    # On some processors the last bits depend on the size of the batch.
+    expected = [Predictor(bundle, tile=TILE, batch=size).quantised(tiles) for size in (batch, batch // 2)]
     predictor = Predictor(bundle, tile=TILE, batch=batch)
     replace_network(predictor, lambda network: Crowded(network, predictor, both=both))
     with ThreadPoolExecutor(2) as pool:
         for found in pool.map(predictor.quantised, [tiles, tiles]):
-            np.testing.assert_array_equal(found, expected)
+            for tile, *possible in zip(found, *expected, strict=True):
+                assert any(np.array_equal(tile, of_size) for of_size in possible)
     assert predictor.batch == batch // 2
 
 
