@@ -42,9 +42,9 @@ def traced(scene: str, model: str, out: str, settings: Sequence[str]) -> dict[st
     receipts: dict[str, Any] = {}
 
     @contextlib.contextmanager
-    def connected(*given: Any) -> Iterator[Any]:
+    def connected(*given: Any, **more: Any) -> Iterator[Any]:
         mark("scene described, model read")
-        with connect(*given) as found:
+        with connect(*given, **more) as found:
             mark("cluster started")
             yield found
             mark("published")

@@ -30,7 +30,7 @@ from geounet.engine.scene import Progress, SceneRun, Silent
 from geounet.errors import GeounetError, JobError, UnknownModelError
 from geounet.models.bundle import Bundle, load_bundle
 from geounet.raster.scene import SceneSpec
-from geounet.report import task
+from geounet.report.task import Ahead
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ def run(job: Job, client: Any = None, progress: Progress | None = None, *, round
         before = read_manifest(out)
         last = (before or {}).get("mosaics", [])
         mosaic.check(job, [run.bundle.card.name for run in runs], last)
-        cluster = _Cluster(job, client, stack)
+        cluster = _Cluster(job, client, stack, vectors=any(scene.makes_vectors for scene in runs))
         if not all((scene.folder / "manifest.json").exists() for scene in runs):
             cluster.start()
         entries: dict[int, dict[str, Any]] = {}
@@ -194,7 +194,9 @@ def run(job: Job, client: Any = None, progress: Progress | None = None, *, round
                 entries[index] = _entry(scene, done)
         if todo:
             pool, layout = cluster.pool(), cluster.get().layout
-            threading.Thread(target=task.load, name="geounet-report", daemon=True).start()
+            first = todo[0][1]
+            first.ahead = Ahead(first.describe, vectors=first.makes_vectors)
+            stack.callback(first.ahead.end)
             places = {id(scene): index for index, scene in todo}
             with closing(run_all([scene for _, scene in todo], pool, layout, progress)) as results:
                 for scene, ended in results:
@@ -229,8 +231,8 @@ def run(job: Job, client: Any = None, progress: Progress | None = None, *, round
 class _Cluster:
     """The cluster of a run, started beside the checks of the scenes: both take a second or two."""
 
-    def __init__(self, job: Job, client: Any, stack: ExitStack) -> None:
-        self._context = connect(job.cluster, job.predict.device, client)
+    def __init__(self, job: Job, client: Any, stack: ExitStack, *, vectors: bool) -> None:
+        self._context = connect(job.cluster, job.predict.device, client, vectors=vectors)
         self._stack = stack
         self._wait_s = job.cluster.wait_s
         self._elsewhere = client is None and job.cluster.kind == "address"

@@ -247,8 +247,10 @@ def _interrupts_blocked() -> Iterator[None]:
 
 
 @contextmanager
-def connect(cluster: Cluster, device: str, client: Any = None) -> Iterator[Connection]:
+def connect(cluster: Cluster, device: str, client: Any = None, *, vectors: bool = False) -> Iterator[Connection]:
     """Yield the cluster of a job: one that is started for it, the one it names, or that of a caller's client.
+
+    With `vectors` workers of our own load what those take, too, before they are asked for any.
 
     Raises
     ------
@@ -287,7 +289,7 @@ def connect(cluster: Cluster, device: str, client: Any = None) -> Iterator[Conne
         Client(running, set_as_default=False) as own,
     ):
         _await_worker(own, cluster.wait_s)
-        warming = own.map(_warm, range(layout.workers), pure=False)
+        warming = own.map(_warm, [vectors] * layout.workers, pure=False)
         yield Connection(own, layout, Helpers(running, layout.workers, layout.helpers))
         own.cancel(warming)
         own.run(_leave_at_once, on_error="ignore")
@@ -315,12 +317,22 @@ def _quiet(logger: logging.Logger) -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _warm(_: int) -> None:
-    """Import what every task needs, while the driver still reads headers."""
-    import geounet.models.predictor  # noqa: F401 - the import is the work
+def _warm(vectors: bool) -> None:
+    """Import what every task needs, while the driver still reads headers; what vectors take, beside the first tasks."""
+    import geounet.models.predictor
+    import geounet.predict.infer
+    import geounet.predict.seal  # noqa: F401 - the imports are the work
     from geounet.models.libraries import import_libraries
 
     import_libraries()
+    if vectors:
+        threading.Thread(target=_warm_vectors, name="geounet-imports", daemon=True).start()
+
+
+def _warm_vectors() -> None:
+    import geounet.vector.buildings
+    import geounet.vector.landcover
+    import geounet.vector.roads  # noqa: F401 - the imports are the work
 
 
 def _leave_at_once() -> None:

@@ -40,7 +40,7 @@ from geounet.predict.regrid import chunks, regrid_chunk
 from geounet.predict.seal import seal_block
 from geounet.predict.stitch import model_mosaic, probability_mosaic, stitch
 from geounet.raster.scene import SceneInfo, SceneSpec, describe
-from geounet.report.task import make_preview
+from geounet.report.task import Ahead, make_preview
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +100,8 @@ class SceneRun:
     timings: dict[str, float] = field(default_factory=dict)
     failures: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    ahead: Ahead | None = None
+    """Has read the scene for its picture, perhaps."""
 
     def run(self) -> dict[str, Any]:
         """Do what is left to do, publish the files, and return the scene's manifest.
@@ -188,6 +190,11 @@ class SceneRun:
         publish(manifest, plan, staging, self.folder, started)
         ledger.remove_parts()
         return manifest
+
+    @property
+    def makes_vectors(self) -> bool:
+        """Whether the job asks for vectors of this model's classes."""
+        return resolve_layers(self.job, self.bundle.card) is not None
 
     # Preparation ---------------------------------------------------------------------------------------------------
 
@@ -467,7 +474,7 @@ class SceneRun:
         dest = staging / f"{name}_preview.png"
         gpkg = staging / files["vectors"] if "vectors" in files else None
         # Here, not on a worker: this process had time to load what it takes while the workers loaded the network.
-        make_preview(dest, plan.recipe.scene, plan.info, staging / files["mask"], classes, gpkg)
+        make_preview(dest, plan.recipe.scene, plan.info, staging / files["mask"], classes, gpkg, self.ahead)
         return dest.name
 
     def _one(self, name: str, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:

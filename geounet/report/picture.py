@@ -96,12 +96,14 @@ def read_mask(mask: Path, classes: Sequence[ClassInfo], rect: Rect, shape: tuple
 
 def paint_mask(picture: MaskPicture) -> Pixels:
     """Return a mask in its classes' colours, `(rows, cols, 3)`; classes of a multi-label mask lie over one another."""
-    several = picture.codes.shape[0] > 1
-    painted = np.empty((*picture.codes.shape[1:], 3), dtype=np.float32)
-    painted[:] = 24.0 if several else 128.0  # no class at all; a code without a class
+    if picture.codes.shape[0] == 1:
+        colours = np.full((256, 3), 128, dtype=np.uint8)  # a code without a class
+        for info in picture.classes:
+            colours[info.code] = info.rgb
+        return np.asarray(colours[picture.codes[0]])
+    painted = np.full((*picture.codes.shape[1:], 3), 24.0, dtype=np.float32)  # no class at all
     for info, where in picture.planes():
-        share = 0.7 if several else 1.0
-        painted[where] = (1.0 - share) * painted[where] + share * np.array(info.rgb, dtype=np.float32)
+        painted[where] = 0.3 * painted[where] + 0.7 * np.array(info.rgb, dtype=np.float32)
     return np.round(painted).astype(np.uint8)
 
 

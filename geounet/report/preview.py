@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import matplotlib as mpl
 import numpy as np
 from matplotlib import patheffects
+from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, PathPatch, Polygon, Rectangle
@@ -34,6 +35,8 @@ _INK, _SOFT, _FRAME = "#1d2430", "#5d6878", "#c9ced6"
 _DETAIL_FROM = 2.5
 """A detail is added where a picture pixel of the overview holds more scene pixels than this, per side."""
 _MIN_ASPECT = 0.05
+_RUNS = 3
+"""zlib's strategy for images, Z_RLE."""
 _ROOM = 120.0
 """Narrower pictures (of 700 px) have no room for a scale bar and an arrow."""
 _LEGEND_CLASSES = 30
@@ -60,6 +63,22 @@ class _View(NamedTuple):
         """Size at which rasters are read: never more than there is."""
         return min(self.shape[0], self.rect.rows), min(self.shape[1], self.rect.cols)
 
+    @property
+    def read(self) -> tuple[Rect, tuple[int, int]]:
+        """What is read for it: which part of the scene, and its size."""
+        return self.rect, self.sampled
+
+
+def read_overview(scene: SceneSpec, info: SceneInfo, size: int = 700) -> picture.InputPicture:
+    """Read what `write_preview` shows of the whole input; the one thing that needs no mask.
+
+    Raises
+    ------
+    SceneError
+        If a file cannot be opened.
+    """
+    return picture.read_input(scene, info, *_whole(info, ground(info), size).read)
+
 
 def write_preview(
     dest: Path,
@@ -70,6 +89,7 @@ def write_preview(
     gpkg: Path | None,
     *,
     size: int = 700,
+    overview: picture.InputPicture | None = None,
 ) -> None:
     """Write a PNG with the input, the mask and the vectors of a scene side by side.
 
@@ -93,24 +113,23 @@ def write_preview(
         Vector layers in the scene's CRS.
     size
         Longer side of each picture, pixels.
+    overview
+        What `read_overview` returns for it, if that was called before.
 
     Raises
     ------
     OSError
         If a file cannot be read or written.
     """
-    whole = Rect(0, 0, info.height, info.width)
     lie = ground(info)
-    # Degrees and other oblong pixels are shown as they lie on the ground; differences of a projection are left alone.
-    ratio = lie[1] / lie[0] if lie and abs(math.log(lie[1] / lie[0])) > 0.03 else 1.0
-    overview = _View(whole, _fit(info.height * ratio, info.width, size))
-    views = [overview]
+    whole = _whole(info, lie, size)
+    views = [whole]
     with ThreadPoolExecutor(1, thread_name_prefix="geounet-preview") as reading:
-        images = [reading.submit(picture.read_input, scene, info, whole, overview.sampled)]
-        shown = picture.read_mask(mask, classes, whole, overview.sampled)
-        if min(info.height / overview.shape[0], info.width / overview.shape[1]) > _DETAIL_FROM:
-            views.append(_View(_detail(shown, whole, overview.shape), overview.shape))
-            images.append(reading.submit(picture.read_input, scene, info, views[1].rect, views[1].sampled))
+        images = [reading.submit(lambda: overview or picture.read_input(scene, info, *whole.read))]
+        shown = picture.read_mask(mask, classes, *whole.read)
+        if min(info.height / whole.shape[0], info.width / whole.shape[1]) > _DETAIL_FROM:
+            views.append(_View(_detail(shown, whole.rect, whole.shape), whole.shape))
+            images.append(reading.submit(picture.read_input, scene, info, *views[1].read))
         vectors: list[LayerInfo] = []
         if gpkg is not None:
             # Not at the top: it loads the vector libraries, for nothing where there are no vectors.
@@ -122,9 +141,9 @@ def write_preview(
         rows = []
         hatched = False
         for view, read in zip(views, images, strict=True):
-            codes = shown if view is overview else picture.read_mask(mask, classes, view.rect, view.sampled)
+            codes = shown if view is whole else picture.read_mask(mask, classes, *view.read)
             image = read.result()
-            if view is overview:
+            if view is whole:
                 limits = picture.stretch(image, image.valid & ~codes.nodata, info.dtype)
             rows.append((view, image, _paint(view, image, codes, limits, over=gpkg is None)))
             hatched |= bool(codes.nodata.any())
@@ -151,8 +170,15 @@ def write_preview(
         pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
         drawn = Image.fromarray(np.ascontiguousarray(pixels[..., :3]))
     with atomic(dest) as temporary:
-        # A third of the time of the default for a tenth more bytes.
-        drawn.save(temporary, format="png", compress_level=3)
+        # A third of the time of the default for a few bytes more.
+        drawn.save(temporary, format="png", compress_type=_RUNS)
+
+
+def _whole(info: SceneInfo, lie: tuple[float, float, float] | None, size: int) -> _View:
+    """Return the view of the whole scene, whose pixels lie on the ground as `lie` says."""
+    # Degrees and other oblong pixels are shown as they lie on the ground; differences of a projection are left alone.
+    ratio = lie[1] / lie[0] if lie and abs(math.log(lie[1] / lie[0])) > 0.03 else 1.0
+    return _View(Rect(0, 0, info.height, info.width), _fit(info.height * ratio, info.width, size))
 
 
 def _paint(
@@ -241,6 +267,31 @@ def _titles(
     return f"input ({bands})", "mask", f"vectors: {', '.join(counts) or 'no layers'}"
 
 
+class _Pixels(Artist):
+    """A picture drawn as it is, at whole pixels of the figure; `imshow` would resample it to its own size.
+
+    Parameters
+    ----------
+    pixels
+        uint8 `(rows, cols, 3)`.
+    left, bottom
+        Where its lower left corner lies, pixels from that of the figure.
+    """
+
+    def __init__(self, pixels: picture.Pixels, left: int, bottom: int) -> None:
+        super().__init__()
+        self._rgba = np.full((*pixels.shape[:2], 4), 255, dtype=np.uint8)
+        self._rgba[..., :3] = pixels[::-1]  # Agg counts rows from the bottom
+        self._at = left, bottom
+        self.set_zorder(0)
+
+    def draw(self, renderer: Any) -> None:
+        """Draw it on Agg's canvas."""
+        gc = renderer.new_gc()
+        renderer.draw_image(gc, *self._at, self._rgba)
+        gc.restore()
+
+
 class _Layout:
     """The figure: a head, rows of three equal pictures with titles, a legend. Positions are pixels from the top."""
 
@@ -288,7 +339,7 @@ class _Layout:
         self._text(left, top - self._px(10), title, 16, color=_INK)
         place = (left / self._width, 1.0 - (top + rows) / self._height, cols / self._width, rows / self._height)
         axes = self.figure.add_axes(place, xlim=(0, cols), ylim=(rows, 0), xticks=(), yticks=())
-        axes.imshow(pixels, extent=(0, cols, rows, 0), interpolation="none", aspect="auto")
+        axes.add_artist(_Pixels(pixels, left, self._height - top - rows))
         for spine in axes.spines.values():
             spine.set(edgecolor=_FRAME, linewidth=self.points(1.2))
         return axes

@@ -82,13 +82,30 @@ class Report:
     numbers: dict[str, Any]
 
 
+_FEW = 8
+
+
+def memory_layout(network: nn.Module, device: torch.device) -> torch.memory_format:
+    """Return how tensors lie in memory while a network learns: channels last, which is faster.
+
+    Not on the CPU where a strided convolution of 1 x 1 takes fewer than eight channels: there the gradient of its
+    weights writes beyond its memory (torch 2.15 with AVX2), and the process dies of it, or hangs.
+    """
+    for part in network.modules() if device.type == "cpu" else ():
+        if isinstance(part, nn.Conv2d) and set(part.kernel_size) == {1} != set(part.stride):
+            if part.in_channels // part.groups < _FEW:
+                return torch.contiguous_format
+    return torch.channels_last
+
+
 class Trainer:
     """A network that learns, and all that changes while it does."""
 
     def __init__(self, network: nn.Module, loss: Callable[..., Tensor], recipe: Recipe, ranks: Ranks) -> None:
         self.recipe, self.ranks, self.loss = recipe, ranks, loss
         self.device = torch.device(ranks.device)
-        self.network = network.to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self._layout = memory_layout(network, self.device)
+        self.network = network.to(self.device, memory_format=self._layout).train()  # type: ignore[call-overload]
         self.average = None if recipe.average is None else Average(self.network, recipe.average)
         self.optimiser = optimisers.build(
             self.network, recipe.optimiser, recipe.rate, decay=recipe.decay, momentum=recipe.momentum,
@@ -123,7 +140,7 @@ class Trainer:
             asked = time.monotonic()
             batch = next(batches)
             self.waited += time.monotonic() - asked
-            images = self._moved(torch.from_numpy(batch.images)).contiguous(memory_format=torch.channels_last)
+            images = self._moved(torch.from_numpy(batch.images)).contiguous(memory_format=self._layout)
             labels = self._moved(torch.from_numpy(batch.labels))
             together = part == recipe.accumulate - 1 or self.ranks.world == 1
             with contextlib.nullcontext() if together else self._wrapped.no_sync():  # type: ignore[operator]

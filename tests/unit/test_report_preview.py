@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from geounet.errors import SceneError
 from geounet.raster.scene import SceneInfo, SceneSpec, describe
 from geounet.report import picture, sketch
 from geounet.report.picture import InputPicture, MaskPicture, paint_mask, read_input, read_mask, shown_bands, stretch
-from geounet.report.preview import round_length, write_preview
+from geounet.report.preview import read_overview, round_length, write_preview
+from geounet.report.task import Ahead
 from geounet.types import Rect
 
 CLASSES = (
@@ -106,6 +108,41 @@ def test_same_input_same_bytes(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         write_preview(tmp_path / name, scene, info, mask, CLASSES, gpkg, size=120)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_what_was_read_before_gives_the_same_bytes(tmp_path: Path) -> None:
+    scene, info, mask = setup(tmp_path, rows=90, cols=70)
+    before = read_overview(scene, info, size=120)
+    write_preview(tmp_path / "a.png", scene, info, mask, CLASSES, None, size=120)
+    write_preview(tmp_path / "b.png", scene, info, mask, CLASSES, None, size=120, overview=before)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    before.planes[:] = 7  # and it is what is shown
+    write_preview(tmp_path / "b.png", scene, info, mask, CLASSES, None, size=120, overview=before)
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
+
+
+def test_reading_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, info, _ = setup(tmp_path)
+    ahead = Ahead(lambda: (scene, info))
+    ahead.end()
+    assert ahead.overview(scene, replace(info, fingerprint="changed")) is None
+    found = ahead.overview(scene, info)
+    assert found is not None
+    np.testing.assert_array_equal(found.planes, read_overview(scene, info).planes)
+    assert ahead.overview(scene, info) is None, "it is held no longer than needed"
+    monkeypatch.setattr("geounet.report.task._QUICK_PIXELS", info.width * info.height - 1)
+    large = Ahead(lambda: (scene, info))
+    large.end()
+    assert large.overview(scene, info) is None
+
+
+def test_reading_ahead_fails_in_silence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    scene, info, _ = setup(tmp_path)
+    Path(scene.files[0]).unlink()
+    ahead = Ahead(lambda: (scene, info))
+    ahead.end()
+    assert ahead.overview(scene, info) is None
+    assert capfd.readouterr().err == ""
 
 
 def test_ignores_the_users_matplotlibrc(tmp_path: Path) -> None:

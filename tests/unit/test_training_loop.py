@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from geounet.errors import GeounetError, PartError
-from geounet.training.loop import Recipe, Report, Trainer, fit
+from geounet.training.loop import Recipe, Report, Trainer, fit, memory_layout
 from geounet.training.losses import Term, build
 from geounet.training.ranks import Ranks
 from geounet.training.state import BEST, LAST, STATE, load_state, load_weights, save_state
@@ -241,3 +241,20 @@ def test_the_state_holds_plain_values_only(tmp_path: Path) -> None:
     save_state(tmp_path, learner.state())
     state = torch.load(tmp_path / STATE, weights_only=True)
     assert set(state) >= {"network", "average", "optimiser", "scaler", "step", "best"}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "channels", "device", "layout"),
+    [
+        (1, 2, 4, "cpu", torch.contiguous_format),
+        (1, 2, 8, "cpu", torch.channels_last),
+        (1, 1, 4, "cpu", torch.channels_last),
+        (3, 2, 4, "cpu", torch.channels_last),
+        (1, 2, 4, "cuda", torch.channels_last),
+    ],
+)
+def test_layouts_that_crash_are_not_used(
+    kernel: int, stride: int, channels: int, device: str, layout: torch.memory_format
+) -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(channels, 16, kernel, stride), torch.nn.Conv2d(16, 16, 1, 2))
+    assert memory_layout(network, torch.device(device)) == layout
