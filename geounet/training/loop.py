@@ -91,10 +91,10 @@ def memory_layout(network: nn.Module, device: torch.device) -> torch.memory_form
     Not on the CPU where a strided convolution of 1 x 1 takes fewer than eight channels: there the gradient of its
     weights writes beyond its memory (torch 2.15 with AVX2), and the process dies of it, or hangs.
     """
-    for part in network.modules() if device.type == "cpu" else ():
-        if isinstance(part, nn.Conv2d) and set(part.kernel_size) == {1} != set(part.stride):
-            if part.in_channels // part.groups < _FEW:
-                return torch.contiguous_format
+    convolutions = [part for part in network.modules() if isinstance(part, nn.Conv2d)]
+    strided = [c for c in convolutions if set(c.kernel_size) == {1} != set(c.stride)]
+    if device.type == "cpu" and any(c.in_channels // c.groups < _FEW for c in strided):
+        return torch.contiguous_format
     return torch.channels_last
 
 
