@@ -21,6 +21,7 @@ from geounet.batch.lock import HIDDEN, locked_output
 from geounet.batch.overlap import run_all
 from geounet.batch.scenes import find_scenes
 from geounet.config.job import Job
+from geounet.config.layers import resolve_layers
 from geounet.config.load import missing_aoi
 from geounet.engine.cluster import Connection, connect
 from geounet.engine.manifest import FORMAT, read_manifest
@@ -168,7 +169,7 @@ def run(job: Job, client: Any = None, progress: Progress | None = None, *, round
         before = read_manifest(out)
         last = (before or {}).get("mosaics", [])
         mosaic.check(job, [run.bundle.card.name for run in runs], last)
-        cluster = _Cluster(job, client, stack, vectors=any(scene.makes_vectors for scene in runs))
+        cluster = _Cluster(job, client, stack, vectors=any(map(_vectorised, runs)))
         if not all((scene.folder / "manifest.json").exists() for scene in runs):
             cluster.start()
         entries: dict[int, dict[str, Any]] = {}
@@ -195,7 +196,7 @@ def run(job: Job, client: Any = None, progress: Progress | None = None, *, round
         if todo:
             pool, layout = cluster.pool(), cluster.get().layout
             first = todo[0][1]
-            first.ahead = Ahead(first.describe, vectors=first.makes_vectors)
+            first.ahead = Ahead(first.describe, vectors=_vectorised(first))
             stack.callback(first.ahead.end)
             places = {id(scene): index for index, scene in todo}
             with closing(run_all([scene for _, scene in todo], pool, layout, progress)) as results:
@@ -226,6 +227,10 @@ def run(job: Job, client: Any = None, progress: Progress | None = None, *, round
         if fresh or _wanting(manifest) or before is None or _told(before) != _told(manifest):
             _write(out, manifest)
     return RunResult(exit_code, manifest, out)
+
+
+def _vectorised(scene: SceneRun) -> bool:
+    return resolve_layers(scene.job, scene.bundle.card) is not None
 
 
 class _Cluster:

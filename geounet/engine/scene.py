@@ -191,11 +191,6 @@ class SceneRun:
         ledger.remove_parts()
         return manifest
 
-    @property
-    def makes_vectors(self) -> bool:
-        """Whether the job asks for vectors of this model's classes."""
-        return resolve_layers(self.job, self.bundle.card) is not None
-
     # Preparation ---------------------------------------------------------------------------------------------------
 
     def describe(self) -> tuple[SceneSpec, SceneInfo]:

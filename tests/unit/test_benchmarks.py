@@ -49,7 +49,7 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> None:
     from geounet.engine.pool import InlinePool
 
     @contextlib.contextmanager
-    def connect(*_: Any) -> Iterator[Any]:
+    def connect(*_: Any, **__: Any) -> Iterator[Any]:
         yield Connection(None, Layout(1, 1))
 
     def launch(given: Sequence[str], **_: Any) -> harness.Ended:
