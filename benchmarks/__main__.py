@@ -12,7 +12,7 @@ from benchmarks.harness import note
 
 NAMES = (
     "speed", "overhead", "reference", "seams", "precision", "memory", "tiles", "training", "buildings", "roads",
-    "landcover", "cells",
+    "landcover", "cells", "scenes",
 )  # fmt: skip
 
 

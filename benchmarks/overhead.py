@@ -50,9 +50,9 @@ def traced(scene: str, model: str, out: str, settings: Sequence[str]) -> dict[st
             mark("published")
         mark("cluster closed")
 
-    def single(self: Any, name: str, function: Any, args: Any) -> Any:
+    def single(self: Any, name: str, function: Any, args: Any, **how: Any) -> Any:
         mark(f"before {name}")
-        result = one(self, name, function, args)
+        result = one(self, name, function, args, **how)
         mark(name)
         return result
 
@@ -72,7 +72,12 @@ def traced(scene: str, model: str, out: str, settings: Sequence[str]) -> dict[st
     batch.connect = connected
     engine.SceneRun._one, engine.SceneRun._blocks = single, inferred  # type: ignore[method-assign]
     engine.SceneRun._preview = drawn  # type: ignore[method-assign]
-    result = batch.run(job)
+    try:
+        result = batch.run(job)
+    finally:
+        batch.connect = connect
+        engine.SceneRun._one, engine.SceneRun._blocks = one, blocks  # type: ignore[method-assign]
+        engine.SceneRun._preview = preview  # type: ignore[method-assign]
     mark("manifest and report")
     steps, before = [], 0.0
     for when, label in marks:

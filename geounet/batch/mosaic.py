@@ -142,7 +142,7 @@ def _make(
     progress: Progress,
 ) -> dict[str, Any]:
     from geounet.vector import backdrop
-    from geounet.vector.build import geopackage
+    from geounet.vector.build import geopackage, tell
     from geounet.vector.mosaic import Piece, mosaic
     from geounet.vector.request import DEFAULT_CELL, VectorRequest
 
@@ -182,5 +182,6 @@ def _make(
     )
     executor = PoolExecutor(pool, lambda label, done, total: progress.update(label, done, total))
     report: dict[str, Any] = geopackage(request, executor, joined.notes)
+    tell(request, report)
     shutil.rmtree(work)
     return report

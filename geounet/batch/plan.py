@@ -8,7 +8,7 @@ from typing import Any
 
 from rasterio import Affine
 
-from geounet.batch.overlap import IN_FLIGHT
+from geounet.batch.overlap import IN_FLIGHT, SMALL_PIXELS, most_in_flight
 from geounet.batch.run import scene_runs
 from geounet.config.job import Job, Vector
 from geounet.config.layers import resolve_layers
@@ -100,15 +100,24 @@ def _mosaic(scene: SceneRun, firsts: dict[str, SceneInfo]) -> dict[str, int]:
 def total(entries: Sequence[Mapping[str, Any]]) -> tuple[int, int, float | None]:
     """Return `(running, done, seconds)` of a plan: disk in bytes that all scenes take at most, and network time.
 
-    The parts of a scene are removed when it is done; `IN_FLIGHT` scenes in a row have some at a time. A mosaic of all
-    scenes, done ones included, is made after them.
+    The parts of a scene are removed when it is done; two scenes in a row have some at a time, of small ones more. A
+    mosaic of all scenes, done ones included, is made after them.
     """
     planned = [entry for entry in entries if entry["state"] == "planned"]
     whole = [entry for entry in entries if entry["state"] != "refused"]
     done = sum(int(entry["output_bytes"]) for entry in planned)
-    parts = [sum(int(e["work_bytes"]) for e in group) for _, group in groupby(planned, key=lambda e: e["name"])]
-    most = max((sum(parts[i : i + IN_FLIGHT]) for i in range(len(parts))), default=0)
+    scenes = [list(group) for _, group in groupby(planned, key=lambda entry: entry["name"])]
+    parts = [(sum(int(entry["work_bytes"]) for entry in scene), scene[0]["grid"]["scene_grid"]) for scene in scenes]
+    threads = max((int(entry["workers"]) + int(entry["helpers"]) for entry in planned), default=1)
+    most = max((_together(parts[i:], most_in_flight(threads)) for i in range(len(parts))), default=0)
     most = max(most, sum(int(entry.get("mosaic_work_bytes", 0)) for entry in whole))
     done += sum(int(entry.get("mosaic_bytes", 0)) for entry in whole)
     times = [entry["seconds"] for entry in planned]
     return done + most, done, None if None in times else sum(times)
+
+
+def _together(parts: Sequence[tuple[int, Sequence[int]]], most: int) -> int:
+    """Return the bytes of the parts that there may be when the first of these scenes has some; sizes, and grids."""
+    small = [rows * cols <= SMALL_PIXELS for _, (rows, cols) in parts[:most]]
+    count = max(IN_FLIGHT, [*small, False].index(False))
+    return sum(size for size, _ in parts[:count])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import queue
 import random
-import threading
 import time
 import traceback
 import uuid
@@ -19,7 +18,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from geounet.engine.cluster import NETWORK, Helpers, cores
-from geounet.errors import ClusterError, GeounetError, ModelError
+from geounet.engine.gate import ALONE, Gate
+from geounet.errors import ClusterError, GeounetError, JobError, ModelError
 from geounet.raster.env import one_line
 from geounet.raster.space import disk_full
 
@@ -30,8 +30,6 @@ R = TypeVar("R")
 
 DEATHS = 4
 """Worker deaths after which a task is given up; from `ALONE` on it runs by itself, so that the blame is its own."""
-
-ALONE = 2
 
 TRIES = 2
 """Executions of a task that raises, before it counts as failed."""
@@ -95,42 +93,6 @@ class Outcome:
     """One line; None if it succeeded."""
 
 
-class Gate:
-    """Lets the tasks of all pools of one cluster pass, so that a suspect is alone on it whoever else is at work."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._suspects: set[int] = set()
-        self.cores: int | None = None
-        """Processors that each worker thread may use, once a pool has asked."""
-        self.closed = threading.Event()
-        """Set when the run is given up: what waits for tasks in other threads stops waiting."""
-
-    def enter(self, task: Task) -> bool:
-        """Return whether a task may go to the cluster now. A suspect waits until all have left, others until it has."""
-        with self._lock:
-            if task.deaths >= ALONE:
-                self._suspects.add(id(task))
-                if self._inside:
-                    return False
-            elif self._suspects:
-                return False
-            self._inside += 1
-            return True
-
-    def leave(self, task: Task) -> None:
-        """Note that a task is no longer at the cluster."""
-        with self._lock:
-            self._inside -= 1
-            self._suspects.discard(id(task))
-
-    def withdraw(self, task: Task) -> None:
-        """Note that a task that waits will not come."""
-        with self._lock:
-            self._suspects.discard(id(task))
-
-
 class Pool:
     """A client with a window. One pool has one thread at a time; `share` gives another thread its own.
 
@@ -169,6 +131,16 @@ class Pool:
     def share(self, priority: int = 0) -> Pool:
         """Return a pool on the same cluster that counts for itself."""
         return Pool(self.client, wait_s=self.wait_s, priority=priority, gate=self.gate, helpers=self.helpers)
+
+    @property
+    def answers(self) -> dict[Any, Any]:
+        """What workers answered to questions that need no second answer; the same for all pools of this cluster."""
+        return self.gate.answers
+
+    def help(self) -> None:
+        """Have helpers come, where the cluster can have some: there will be many light tasks."""
+        if self.helpers is not None:
+            self.helpers.call()
 
     def close(self) -> None:
         """Make all pools of this cluster stop waiting for their tasks."""
@@ -383,8 +355,9 @@ class Pool:
         return Outcome(task, error=f"the worker died {task.deaths} times while at it")
 
     def _raised(self, task: Task, raised: Raised) -> Outcome | None:
-        if raised.kind == ModelError.__name__:
-            raise ModelError(raised.line)
+        for stops in (ModelError, JobError):
+            if raised.kind == stops.__name__:
+                raise stops(raised.line)
         if raised.kind == ClusterError.__name__:
             raise ClusterError(raised.line)
         if raised.kind == "disk":  # which no other scene would fare better with
@@ -419,6 +392,7 @@ class InlinePool:
 
     def __init__(self, shuffle: int | None = None) -> None:
         self.on_event: Callable[[str, dict[str, Any]], None] = lambda _event, _details: None
+        self.answers: dict[Any, Any] = {}
         self._random = None if shuffle is None else random.Random(shuffle)  # noqa: S311 - an order, not a secret
 
     def threads(self, *, light: bool = False) -> int:
@@ -432,6 +406,9 @@ class InlinePool:
     def share(self, priority: int = 0) -> InlinePool:
         """Return this pool."""
         return self
+
+    def help(self) -> None:
+        """Do nothing: there is nobody."""
 
     def close(self) -> None:
         """Do nothing: nobody waits."""

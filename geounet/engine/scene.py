@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from geounet.config.job import Job, Vector
 from geounet.config.layers import WITHOUT_METRES, metres_asked, resolve_layers
 from geounet.engine.cluster import Layout
+from geounet.engine.drawing import cells, draw_whole, vector_request
 from geounet.engine.estimate import check_memory
-from geounet.engine.ledger import Ledger, fingerprint
+from geounet.engine.ledger import Ledger
 from geounet.engine.manifest import count_pixels, finished_output, publish, scene_manifest
 from geounet.engine.plan import (
     Plan,
@@ -29,7 +30,7 @@ from geounet.engine.plan import (
 )
 from geounet.engine.pool import InlinePool, Outcome, Pool, PoolExecutor, Task
 from geounet.engine.timer import Timer
-from geounet.errors import GeounetError, SceneError
+from geounet.errors import ClusterError, GeounetError, SceneError
 from geounet.grid.blocks import Block, BlockId
 from geounet.models.bundle import Bundle
 from geounet.predict.decide import add_counts
@@ -38,9 +39,12 @@ from geounet.predict.probe import best_batch, memory_needed, probe
 from geounet.predict.recipe import Recipe
 from geounet.predict.regrid import chunks, regrid_chunk
 from geounet.predict.seal import seal_block
-from geounet.predict.stitch import model_mosaic, probability_mosaic, stitch
+from geounet.predict.stitch import model_mosaic, stitch
 from geounet.raster.scene import SceneInfo, SceneSpec, describe
 from geounet.report.task import Ahead, make_preview
+
+if TYPE_CHECKING:
+    from geounet.vector.request import VectorRequest
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +86,8 @@ class Drawn:
     files: dict[str, str]
     """Names in the staging folder, by key."""
     features: dict[str, Any]
+    pictured: bool = False
+    """Whether the preview was drawn, or could not be."""
 
 
 @dataclass
@@ -102,6 +108,10 @@ class SceneRun:
     warnings: list[str] = field(default_factory=list)
     ahead: Ahead | None = None
     """Has read the scene for its picture, perhaps."""
+    pixels: int | None = None
+    """Size of the scene, once `finished` has looked."""
+    planned: Callable[[int], None] = field(default=lambda _blocks: None)
+    """Told how many blocks are to be inferred, once that is known."""
 
     def run(self) -> dict[str, Any]:
         """Do what is left to do, publish the files, and return the scene's manifest.
@@ -125,6 +135,7 @@ class SceneRun:
         plan, ledger = self.prepare()
         recipe = plan.recipe
         ledger.note("start", blocks=recipe.blocks.count, tile=recipe.tile)
+        self.planned(recipe.blocks.count)
         self.pool.on_event = lambda event, details: ledger.note(event, **details)
         with self._timed("inference"):
             infer, seal, failed = self._blocks(recipe, ledger)
@@ -136,8 +147,10 @@ class SceneRun:
             counts = count_pixels(plan, [*infer.items(), *seal.items()], failed)
         return Inferred(plan, ledger, infer, counts, failed, started)
 
-    def draw(self, inferred: Inferred) -> Drawn:
+    def draw(self, inferred: Inferred, *, aside: bool = False) -> Drawn:
         """Do the second part of `run`: rasters and vectors.
+
+        With `aside` workers do all of it, the picture too, in few tasks: this process has other scenes to see to.
 
         Raises
         ------
@@ -148,30 +161,25 @@ class SceneRun:
         staging = ledger.folder / "final"
         tags = self._tags(plan)
         with self._timed("stitch"):
-            stitched = self._one(
-                "stitch", stitch, (plan.recipe, plan.info, failed, str(staging), self.job.probability, tags)
-            )
-        files = dict(stitched["files"])
+            given = plan.recipe, plan.info, failed, str(staging), self.job.probability, tags
+            files: dict[str, str] = dict(self._one("stitch", stitch, given, light=aside)["files"])
         features: dict[str, Any] = {}
         if plan.layers is not None:
             with self._timed("vectors"):
                 tags["date"] = _stamp(inferred.started)
-                features = self._vectors(plan, plan.layers, staging, ledger, tags, failed)
+                features = self._vectors(vector_request(self.job, plan, ledger, self.folder, tags, failed), plan, aside)
             files |= features.pop("files")
-        return Drawn(inferred, files, features)
+        if aside:
+            self._picture(plan, staging, files, aside)
+        return Drawn(inferred, files, features, pictured=aside)
 
     def publish(self, drawn: Drawn) -> dict[str, Any]:
         """Do the last part of `run`, without the cluster: picture, manifest, final names; return the manifest."""
         inferred, files = drawn.inferred, dict(drawn.files)
         plan, ledger, started = inferred.plan, inferred.ledger, inferred.started
         staging = ledger.folder / "final"
-        with self._timed("preview"):
-            try:
-                files["preview"] = self._preview(plan, staging, files)
-            except Exception as error:  # a picture is not worth the scene
-                self.warnings.append(f"no preview: {error}")
-                logger.warning("%s: no preview: %s", self.spec.files[0], error)
-                logger.debug("no preview", exc_info=True)
+        if not drawn.pictured:
+            self._picture(plan, staging, files)
         manifest = scene_manifest(
             plan=plan,
             bundle=self.bundle,
@@ -235,6 +243,7 @@ class SceneRun:
             If finished output of another job, model or input is in the folder and `overwrite` is not set.
         """
         spec, info = self.describe()
+        self.pixels = info.width * info.height
         choose_grid(info, self.bundle.card, self.job)
         self._layers(info)
         key = job_key(self.job, pixel_key(self.job, self.bundle, info, spec))
@@ -304,7 +313,7 @@ class SceneRun:
         device = job.predict.device
         if not dry and device.startswith("cuda") and self.layout is not None and self.layout.devices:
             device = "cuda"  # the worker of a local cluster sees the one that was asked for, and no other
-        answer = self._one(
+        answer = self._answer(
             "probe",
             probe,
             (
@@ -318,10 +327,10 @@ class SceneRun:
         tile, overlap, side = resolve_tiling(shape, bundle.card, job, int(answer["multiple"]), workers, threads)
         batch = job.predict.batch
         if batch == "auto":
-            batch = self._one("batch", best_batch, (str(bundle.folder), answer["device"], answer["precision"], tile))
+            batch = self._answer("batch", best_batch, (str(bundle.folder), answer["device"], answer["precision"], tile))
         if self.layout is not None and job.cluster.kind == "local":  # others' workers may have more memory than is here
             where = str(bundle.folder), answer["device"], answer["precision"], tile
-            check_memory(job, tile, int(batch), lambda n: int(self._one("memory", memory_needed, (*where, n))))
+            check_memory(job, tile, int(batch), lambda n: int(self._answer("memory", memory_needed, (*where, n))))
         return Recipe(
             scene=spec,
             fingerprint=key,
@@ -418,65 +427,56 @@ class SceneRun:
             self.progress.update("chunks", done, len(todo))
         return counts
 
-    def _vectors(
-        self,
-        plan: Plan,
-        sections: Vector,
-        staging: Path,
-        ledger: Ledger,
-        tags: dict[str, str],
-        failed: tuple[BlockId, ...],
-    ) -> dict[str, Any]:
-        from geounet.vector import backdrop
-        from geounet.vector.build import geopackage
-        from geounet.vector.request import DEFAULT_CELL, VectorRequest
+    def _vectors(self, request: VectorRequest, plan: Plan, aside: bool) -> dict[str, Any]:
+        from geounet.vector.build import geopackage, tell
 
-        card, name = plan.card, plan.info.name
-        multilabel = card.head == "multilabel"
-        classes = tuple(card.classes if multilabel else card.mask_classes())
-        below = backdrop.masks(str(self.folder / f"{name}_mask.tif"), classes, multilabel=multilabel)
-        if self.job.probability:
-            bands = [(info, band) for band, info in enumerate(card.classes, start=1)]
-            below += backdrop.probabilities(str(self.folder / f"{name}_prob.tif"), bands)
-        single = len(plan.info.files) == 1
-        for file in plan.info.files:
-            title = name if single else Path(file).stem
-            below.append(backdrop.scene(file, title, plan.info.band_names if single else ()))
-        request = VectorRequest(
-            mask=str(staging / f"{name}_mask.tif"),
-            probability=str(probability_mosaic(plan.recipe)),
-            classes=classes,
-            channels={c.code: channel for channel, c in enumerate(card.classes, start=1)},
-            layers=sections,
-            cell=sections.cell if isinstance(sections.cell, int) else DEFAULT_CELL,
-            out=staging / f"{name}.gpkg",
-            work=ledger.folder / "vectors",
-            metadata=tags,
-            multilabel=multilabel,
-            # Which blocks failed decides the mask, too.
-            identity=fingerprint(plan.recipe.fingerprint, [str(block) for block in sorted(failed)]),
-            formats=tuple(sections.formats),
-            backdrops=tuple(below),
-            home=self.folder,
-        )
-        executor = PoolExecutor(self.pool, lambda label, done, total: self.progress.update(label, done, total))
-        result: dict[str, Any] = geopackage(request, executor)
+        result: dict[str, Any]
+        if aside or cells(plan) == 1:
+            self.progress.update("vectors", 0, 1)
+            result = self._one("vectors", draw_whole, (request,), light=True)
+            self.progress.update("vectors", 1, 1)
+        else:
+            told = PoolExecutor(self.pool, lambda label, done, total: self.progress.update(label, done, total))
+            result = geopackage(request, told)
+        tell(request, result)
         return result
 
-    def _preview(self, plan: Plan, staging: Path, files: dict[str, str]) -> str:
+    def _picture(self, plan: Plan, staging: Path, files: dict[str, str], aside: bool = False) -> None:
+        """Draw the preview, and add it to the files."""
+        with self._timed("preview"):
+            try:
+                files["preview"] = self._preview(plan, staging, files, aside)
+            except ClusterError:
+                raise
+            except Exception as error:  # a picture is not worth the scene
+                self.warnings.append(f"no preview: {error}")
+                logger.warning("%s: no preview: %s", self.spec.files[0], error)
+                logger.debug("no preview", exc_info=True)
+
+    def _preview(self, plan: Plan, staging: Path, files: dict[str, str], aside: bool) -> str:
         card, name = plan.card, plan.info.name
         classes = card.classes if card.head == "multilabel" else card.mask_classes()
         dest = staging / f"{name}_preview.png"
         gpkg = staging / files["vectors"] if "vectors" in files else None
-        # Here, not on a worker: this process had time to load what it takes while the workers loaded the network.
-        make_preview(dest, plan.recipe.scene, plan.info, staging / files["mask"], classes, gpkg, self.ahead)
+        given = dest, plan.recipe.scene, plan.info, staging / files["mask"], classes, gpkg
+        if aside:
+            self._one("preview", make_preview, given, light=True)
+        else:  # here: this process had time to load what it takes while the workers loaded the network
+            make_preview(*given, self.ahead)
         return dest.name
 
-    def _one(self, name: str, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        (outcome,) = self.pool.run([Task(name, function, args)])
+    def _one(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], *, light: bool = False) -> Any:
+        (outcome,) = self.pool.run([Task(name, function, args)], light=light)
         if outcome.error is not None:
             raise GeounetError(f"{self.spec.files[0]}: {name}: {outcome.error}")
         return outcome.result
+
+    def _answer(self, name: str, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """Return what a worker answered when a scene of this run first asked this."""
+        key = name, *args
+        if key not in self.pool.answers:
+            self.pool.answers[key] = self._one(name, function, args)
+        return self.pool.answers[key]
 
     def _tags(self, plan: Plan) -> dict[str, str]:
         return {

@@ -6,7 +6,7 @@ import logging
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from functools import partial
 from pathlib import Path
@@ -126,9 +126,13 @@ def geopackage(request: VectorRequest, executor: Executor, notes: Sequence[str] 
     result["part_bytes"] = size
     result["file_bytes"] = sum(path.stat().st_size for path in files.values())
     result["peak_bytes"] = _peak()
-    for note in said:
-        logger.warning("%s: %s", request.shown, note)
     return result
+
+
+def tell(request: VectorRequest, result: Mapping[str, Any]) -> None:
+    """Log the notes of a result, in the process that a user listens to."""
+    for note in result["notes"]:
+        logger.warning("%s: %s", request.shown, note)
 
 
 def cells(request: VectorRequest) -> int:

@@ -19,7 +19,7 @@ from geounet.config.problems import problems
 from geounet.errors import JobError, OutputExistsError, VectorError
 from geounet.types import Executor
 from geounet.vector.backdrop import MOST, Backdrop, probability
-from geounet.vector.build import ProcessExecutor, SerialExecutor, cells, geopackage
+from geounet.vector.build import ProcessExecutor, SerialExecutor, cells, geopackage, tell
 from geounet.vector.ingest import Ingested, class_for, find_class, ingest_probability, ingest_several
 from geounet.vector.mosaic import Piece, mosaic
 from geounet.vector.request import DEFAULT_CELL, VectorRequest
@@ -114,7 +114,9 @@ def vectorize(order: Order) -> dict[str, Any]:
             workers = min(order.workers, cells(request) // 2)
             if workers > 1:
                 executor = stack.enter_context(ProcessExecutor(workers))
-            return geopackage(request, executor, notes)
+            result = geopackage(request, executor, notes)
+        tell(request, result)
+        return result
 
 
 def _check(order: Order) -> None:

@@ -112,10 +112,12 @@ def test_warnings_are_those_of_a_run(bundle: Bundle, tmp_path: Path, capsys: pyt
     assert "  warning: no georeference: results are in pixels" in out.splitlines()
 
 
-def test_two_scenes_in_a_row_have_parts_at_a_time() -> None:
-    def entry(name: str, work: int, output: int, seconds: float | None = 1.0) -> dict[str, object]:
-        return {"name": name, "state": "planned", "work_bytes": work, "output_bytes": output, "seconds": seconds}
+def entry(name: str, work: int, output: int, seconds: float | None = 1.0, side: int = 8192) -> dict[str, object]:
+    figures = {"work_bytes": work, "output_bytes": output, "seconds": seconds, "workers": 1, "helpers": 1}
+    return {"name": name, "state": "planned", "grid": {"scene_grid": [side, side]}, **figures}
 
+
+def test_two_scenes_in_a_row_have_parts_at_a_time() -> None:
     done = {"name": "z", "state": "done"}
     row = [entry("a", 5, 1), done, entry("b", 7, 1), entry("c", 1, 1), entry("d", 9, 1)]
     assert total(row) == (4 + 12, 4, 4.0), "a and b: what is done has none"
@@ -127,6 +129,15 @@ def test_two_scenes_in_a_row_have_parts_at_a_time() -> None:
     assert total([*joined, {**done, "mosaic_work_bytes": 7, "mosaic_bytes": 3}]) == (6 + 11, 6, 1.0), (
         "also of what is done"
     )
+
+
+def test_small_scenes_have_parts_together_as_many_as_the_cluster_has_work_for() -> None:
+    small = [entry(f"s{i}", 1, 0, side=1024) for i in range(9)]
+    assert total(small)[0] == 2 + 2 * (1 + 1)
+    assert total(small[:3])[0] == 3
+    assert total([*small[:3], entry("l", 1, 0), *small[3:5]])[0] == 3, "none beside a large one but one"
+    assert total([*small[:3], entry("l", 5, 0), *small[3:5]])[0] == 6
+    assert total([entry("l", 5, 0), entry("m", 5, 0), *small])[0] == 10
 
 
 @pytest.mark.parametrize(

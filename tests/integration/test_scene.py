@@ -27,8 +27,10 @@ from geounet.engine.together import infer_all
 from geounet.errors import GeounetError, JobError, OutputExistsError, SceneError
 from geounet.models.bundle import Bundle, load_bundle
 from geounet.predict import source
+from geounet.predict.probe import probe
 from tests.support.local import write_scene
 from tests.support.models import small_unet
+from tests.support.vectors import read
 
 FAST = ("predict.device=cpu", "predict.precision=fp32", "tiling.tile=64", "tiling.overlap=16")
 
@@ -306,8 +308,8 @@ def test_a_failed_scene_does_not_stop_the_others(scene: Path, bundle: Bundle, tm
 
 def test_interrupted_parts_are_shown_and_cleaned(scene: Path, bundle: Bundle, tmp_path: Path) -> None:
     class Stops(InlinePool):
-        def run(self, tasks: Any, follow: Any = None) -> Any:
-            for outcome in super().run(tasks, follow):
+        def run(self, tasks: Any, follow: Any = None, *, light: bool = False) -> Any:
+            for outcome in super().run(tasks, follow, light=light):
                 yield outcome
                 if outcome.task.name.startswith("infer"):
                     raise KeyboardInterrupt
@@ -337,6 +339,39 @@ def test_parts_of_another_input_are_not_used(scene: Path, bundle: Bundle, tmp_pa
     assert before.key != after.key
     assert before.folder != after.folder
     assert replace(one.spec) == two.spec
+
+
+def test_scenes_drawn_beside_each_other_are_as_each_is_alone(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small scenes are drawn whole, in threads; workers are asked once what all scenes need to know."""
+    paths = [
+        write_scene(tmp_path / f"s{seed}.tif", np.random.default_rng(seed).integers(20, 250, (3, 96, 128), np.uint8))
+        for seed in range(5)
+    ]
+    asked = []
+
+    def probing(*given: Any) -> dict[str, Any]:
+        asked.append(given)
+        return probe(*given)
+
+    monkeypatch.setattr("geounet.engine.scene.probe", probing)
+    runs = scene_runs(job_of([str(p) for p in paths], bundle, tmp_path / "all", "predict.batch=1"))
+    assert all(one.finished() is None for one in runs)
+    ended = list(run_all(runs, InlinePool(), None, Silent()))
+    assert [end["state"] for _, end in ended if isinstance(end, dict)] == ["done"] * 5
+    assert len(asked) == 1
+    for path, (one, end) in zip(paths, ended, strict=True):
+        assert isinstance(end, dict)
+        assert end["files"].keys() >= {"mask", "vectors", "preview"}
+        run(path, bundle, tmp_path / "alone", "predict.batch=1")
+        alone = tmp_path / "alone" / path.stem
+        np.testing.assert_array_equal(mask(tmp_path / "all", path.stem), mask(tmp_path / "alone", path.stem))
+        assert (one.folder / end["files"]["preview"]).read_bytes() == (alone / end["files"]["preview"]).read_bytes()
+        for layer, count in end["features"].items():
+            found, expected = (read(folder / f"{path.stem}.gpkg", layer) for folder in (one.folder, alone))
+            assert found == expected
+            assert len(found["geom"]) == count
 
 
 def test_undeclared_fill_is_the_fault_of_its_scene_alone(bundle: Bundle, tmp_path: Path) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from geounet.batch.overlap import IN_FLIGHT, run_all
+from geounet.batch.overlap import IN_FLIGHT, SMALL_PIXELS, most_in_flight, run_all
 from geounet.batch.tally import Tally
-from geounet.engine.pool import Gate, InlinePool
+from geounet.engine.gate import Gate
+from geounet.engine.pool import InlinePool
 from geounet.engine.scene import Silent
 from geounet.errors import ClusterError, GeounetError, SceneError
 
@@ -34,11 +36,20 @@ class Named:
         self.name = name
 
 
+class Made(str):
+    """Stands for what is made of a scene with more vector cells than one worker draws at a stretch."""
+
+    __slots__ = ()
+    plan = SimpleNamespace(layers=SimpleNamespace(cell=64), info=SimpleNamespace(height=640, width=640))
+
+
 class Scene:
     """Stands for a SceneRun whose steps wait for the next scene's to begin."""
 
     def __init__(self, world: World, name: str, *, awaits: str = "", fails: str = "", error: Any = None) -> None:
         self.world, self.awaits, self.fails = world, awaits, fails
+        self.pixels: int | None = None
+        self.planned: Any = None
         self.error = error or SceneError(f"{name}: no")
         self.spec, self.bundle = Named(name), type("Bundle", (), {"card": Named("model")})
         world.started[name], world.drawing[name] = threading.Event(), threading.Event()
@@ -50,10 +61,11 @@ class Scene:
         self.world.started[name].set()
         if self.fails == "infer":
             raise self.error
-        return name
+        return Made(name)
 
-    def draw(self, inferred: str) -> str:
+    def draw(self, inferred: str, *, aside: bool = False) -> str:
         assert inferred == self.spec.name
+        assert not aside
         assert threading.current_thread() is threading.main_thread(), "interrupts reach what takes long"
         self.world.drawing[inferred].set()
         if self.awaits:
@@ -82,6 +94,75 @@ def test_the_next_scene_is_inferred_and_drawn_while_one_is_finished() -> None:
     assert names(run_all(scenes, InlinePool(), None, Silent())) == [f"s{i}: s{i}" for i in range(6)]
     assert world.log == [f"s{i}" for i in range(6)]
     assert world.most == IN_FLIGHT == 2
+
+
+class Cell(str):
+    __slots__ = ()
+    plan = SimpleNamespace(layers=True, info=None)
+
+
+class Small(Scene):
+    """A scene of one block and one vector cell, which is inferred once a crowd of them is there."""
+
+    def __init__(self, world: World, name: str, crowd: threading.Barrier | None = None) -> None:
+        super().__init__(world, name)
+        self.pixels, self.crowd = SMALL_PIXELS, crowd
+
+    def infer(self) -> str:
+        super().infer()
+        self.planned(1)
+        if self.crowd is not None:
+            self.crowd.wait(PATIENCE)
+        return Cell(self.spec.name)
+
+    def draw(self, inferred: str, *, aside: bool = False) -> str:
+        assert aside
+        assert threading.current_thread() is not threading.main_thread()
+        return inferred
+
+
+class Many(InlinePool):
+    helped = 0
+
+    def threads(self, *, light: bool = False) -> int:
+        return 6 if light else 4
+
+    def help(self) -> None:
+        self.helped += 1
+
+
+@pytest.fixture
+def _one_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("geounet.batch.overlap.cells", lambda plan: 1 if plan.info is None else 100)
+
+
+@pytest.mark.usefixtures("_one_cell")
+def test_small_scenes_fill_the_cluster() -> None:
+    world, pool = World(), Many()
+    # Two tasks for each of the four threads that the network has; fewer would wait here until the test fails.
+    together = threading.Barrier(8)
+    scenes: list[Any] = [Small(world, f"s{i:02d}", together) for i in range(32)]
+    assert names(run_all(scenes, pool, None, Silent())) == [f"s{i:02d}: s{i:02d}" for i in range(32)]
+    assert world.log == [f"s{i:02d}" for i in range(32)]
+    assert 8 <= world.most <= most_in_flight(6) == 14
+    assert pool.helped
+
+
+@pytest.mark.usefixtures("_one_cell")
+def test_small_scenes_wait_for_a_large_one() -> None:
+    world = World()
+
+    class Large(Scene):
+        def infer(self) -> str:
+            name = super().infer()
+            self.planned(1)
+            return name
+
+    scenes: list[Any] = [Large(world, "a"), *(Small(world, name) for name in "bcdef"), Large(world, "g")]
+    assert names(run_all(scenes, Many(), None, Silent())) == [f"{name}: {name}" for name in "abcdefg"]
+    before = World()
+    list(run_all([Large(before, name) for name in "abcdef"], Many(), None, Silent()))  # type: ignore[list-item]
+    assert before.most == IN_FLIGHT
 
 
 @pytest.mark.parametrize("half", ["infer", "draw", "publish"])
@@ -122,7 +203,7 @@ def test_an_interrupt_ends_what_waits_in_threads() -> None:
             raise ClusterError("the run was given up")
 
     class Interrupted(Scene):
-        def draw(self, inferred: str) -> str:
+        def draw(self, inferred: str, *, aside: bool = False) -> str:
             assert self.world.started["b"].wait(PATIENCE)
             raise KeyboardInterrupt
 

@@ -27,6 +27,7 @@ from benchmarks import (
     precision,
     reference,
     roads,
+    scenes,
     seams,
     speed,
     tiles,
@@ -67,7 +68,7 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(batch, "connect", connect)
     monkeypatch.setattr(batch, "Pool", lambda *_, **__: InlinePool())
-    for module in (speed, tiles, memory, harness, buildings, landcover):
+    for module in (speed, tiles, memory, harness, buildings, landcover, scenes):
         monkeypatch.setattr(module, "launch", launch)
     for module in (memory, vectors):
         monkeypatch.setattr(module, "watched", watched)
@@ -222,6 +223,20 @@ def test_overhead(work: Path) -> None:
     assert said["all"] == pytest.approx(sum(steps.values()), abs=0.1)
     assert said["blocks"]["total"] > 0
     assert set(overhead.imported(["json", "numpy"])) == {"json", "numpy"}
+
+
+@pytest.mark.usefixtures("inline")
+def test_scenes(work: Path, tmp_path: Path) -> None:
+    given = work / "scenes"
+    result = scenes.run(work, tmp_path / "scenes.json", size=64, count=3)
+    (rows,) = result["tables"].values()
+    assert [row["settings"] for row in rows] == ["defaults", "vectors off", "two workers"]
+    assert [row["each further one s"] for row in rows] == [0, 0, 0], "each takes two seconds here"
+    import rasterio
+
+    with rasterio.open(work / "scene_128.tif") as whole, rasterio.open(given / "s02.tif") as part:
+        np.testing.assert_array_equal(part.read(), whole.read()[:, 64:, :64])
+        assert part.transform * (0, 0) == whole.transform * (0, 64)
 
 
 def test_training_is_measured_from_scenes_and_from_memory(tmp_path: Path) -> None:

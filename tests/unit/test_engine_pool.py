@@ -18,8 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geounet.engine import pool as module
-from geounet.engine.pool import ALONE, DEATHS, Gate, Outcome, Pool, Raised, Task, guarded
-from geounet.errors import ClusterError
+from geounet.engine.gate import ALONE, Gate
+from geounet.engine.pool import DEATHS, Outcome, Pool, Raised, Task, guarded
+from geounet.errors import ClusterError, GeounetError, JobError, ModelError
 
 
 def test_a_suspect_is_alone_on_the_cluster() -> None:
@@ -313,6 +314,12 @@ def test_a_full_disk_ends_the_run_however_it_is_told() -> None:
         with pytest.raises(ClusterError, match=r"disk full: .*; free space and run again to continue"):
             list(Pool(Client(Ends(raised))).run([Task("a", print, ())]))
     assert guarded(fails, (OSError(errno.EIO, "Input/output error"),)).kind == "defect"
+
+
+@pytest.mark.parametrize("stops", [ModelError, JobError])
+def test_what_no_other_scene_would_fare_better_with_ends_the_run(stops: type[GeounetError]) -> None:
+    with pytest.raises(stops, match="no class named 'lake'"):
+        list(Pool(Client(Ends(guarded(fails, (stops("no class named 'lake'"),))))).run([Task("a", print, ())]))
 
 
 def test_what_a_worker_cannot_do_is_no_fault_of_the_scene() -> None:
