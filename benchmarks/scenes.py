@@ -16,17 +16,19 @@ SETTINGS = (("", ()), ("vectors off", ("vector=none",)), ("two workers", ("clust
 def cut(source: Path, folder: Path, size: int, count: int) -> list[Path]:
     """Cut `count` scenes of `size` px out of a larger one, row by row."""
     import rasterio
-    from rasterio.windows import Window, transform
+    from rasterio import Affine
+    from rasterio.windows import Window
 
     folder.mkdir(parents=True)
     paths = [folder / f"s{index:02d}.tif" for index in range(count)]
     with rasterio.open(source) as raster:
         across = raster.width // size
         for index, path in enumerate(paths):
-            window = Window(index % across * size, index // across * size, size, size)
-            profile = raster.profile | {"width": size, "height": size, "transform": transform(window, raster.transform)}
+            row, col = (place * size for place in divmod(index, across))
+            moved = raster.transform @ Affine.translation(col, row)
+            profile = raster.profile | {"width": size, "height": size, "transform": moved}
             with rasterio.open(path, "w", **profile) as file:
-                file.write(raster.read(window=window))
+                file.write(raster.read(window=Window(col, row, size, size)))
     return paths
 
 

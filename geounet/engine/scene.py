@@ -150,7 +150,7 @@ class SceneRun:
     def draw(self, inferred: Inferred, *, aside: bool = False) -> Drawn:
         """Do the second part of `run`: rasters and vectors.
 
-        With `aside` workers do all of it, the picture too, in few tasks: this process has other scenes to see to.
+        With `aside` workers do it in few tasks, the picture of vectors too: this process has other scenes to see to.
 
         Raises
         ------
@@ -169,9 +169,10 @@ class SceneRun:
                 tags["date"] = _stamp(inferred.started)
                 features = self._vectors(vector_request(self.job, plan, ledger, self.folder, tags, failed), plan, aside)
             files |= features.pop("files")
-        if aside:
+        pictured = aside and plan.layers is not None
+        if pictured:
             self._picture(plan, staging, files, aside)
-        return Drawn(inferred, files, features, pictured=aside)
+        return Drawn(inferred, files, features, pictured)
 
     def publish(self, drawn: Drawn) -> dict[str, Any]:
         """Do the last part of `run`, without the cluster: picture, manifest, final names; return the manifest."""
