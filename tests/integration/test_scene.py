@@ -360,7 +360,7 @@ def test_scenes_drawn_beside_each_other_are_as_each_is_alone(
     assert all(one.finished() is None for one in runs)
     ended = list(run_all(runs, InlinePool(), None, Silent()))
     assert [end["state"] for _, end in ended if isinstance(end, dict)] == ["done"] * 5
-    assert len(asked) == 1
+    assert len(asked) <= 2, "the first two may ask at once"
     for path, (one, end) in zip(paths, ended, strict=True):
         assert isinstance(end, dict)
         assert end["files"].keys() >= {"mask", "vectors", "preview"}
