@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -38,7 +39,13 @@ PACKAGES = ("geounet", "torch", "segmentation-models-pytorch", "timm", "rasterio
 
 def versions() -> dict[str, str]:
     """Return the versions of the packages that results depend on."""
-    return {name: version(name) for name in PACKAGES}
+    return dict(_versions())
+
+
+@cache
+def _versions() -> tuple[tuple[str, str], ...]:
+    # Once: it reads and parses a file a package, which took most of the time of a scene that is done already.
+    return tuple((name, version(name)) for name in PACKAGES)
 
 
 def check_bands(info: SceneInfo, card: Card, *, chosen: bool = False) -> None:
