@@ -16,7 +16,7 @@ from geounet.cli.main import main
 from geounet.config.card import ClassInfo, Kind
 from geounet.config.job import Vector
 from geounet.types import NODATA, Rect
-from geounet.vector.build import SerialExecutor, geopackage
+from geounet.vector.build import SerialExecutor, geopackage, tell
 from geounet.vector.cells import CellGrid
 from geounet.vector.features import to_shapely
 from geounet.vector.polygons import Stage, all_polygons, polygonize
@@ -119,8 +119,10 @@ def request(folder: Path, mask: Any, *, cell: int = 64, probability: Any = None,
 
 
 def build(asked: VectorRequest) -> dict[str, Any]:
-    """Make the GeoPackage in this process."""
-    return geopackage(asked, SerialExecutor())
+    """Make the GeoPackage in this process, and tell its notes."""
+    result = geopackage(asked, SerialExecutor())
+    tell(asked, result)
+    return result
 
 
 def read(path: Path, layer: str) -> dict[str, list[Any]]:
