@@ -33,6 +33,7 @@ SMALL_PIXELS = 1 << 24
 """Of scenes up to this size more are in flight: as many as the cluster has work for."""
 
 MOST = 64
+"""Each has a thread of this process, and parts on disk."""
 
 STOPPING = (ClusterError, ModelError, JobError)
 """What no other scene would fare better with: it ends the run."""

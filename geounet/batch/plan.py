@@ -8,7 +8,7 @@ from typing import Any
 
 from rasterio import Affine
 
-from geounet.batch.overlap import IN_FLIGHT, SMALL_PIXELS, most_in_flight
+from geounet.batch.overlap import IN_FLIGHT, MOST, SMALL_PIXELS, most_in_flight
 from geounet.batch.run import scene_runs
 from geounet.config.job import Job, Vector
 from geounet.config.layers import resolve_layers
@@ -97,11 +97,12 @@ def _mosaic(scene: SceneRun, firsts: dict[str, SceneInfo]) -> dict[str, int]:
     return {"mosaic_work_bytes": most, "mosaic_bytes": done}
 
 
-def total(entries: Sequence[Mapping[str, Any]]) -> tuple[int, int, float | None]:
+def total(entries: Sequence[Mapping[str, Any]], *, local: bool = True) -> tuple[int, int, float | None]:
     """Return `(running, done, seconds)` of a plan: disk in bytes that all scenes take at most, and network time.
 
-    The parts of a scene are removed when it is done; two scenes in a row have some at a time, of small ones more. A
-    mosaic of all scenes, done ones included, is made after them.
+    The parts of a scene are removed when it is done; two scenes in a row have some at a time, of small ones more:
+    as many as may be at all where the cluster is not `local`, and its size unknown. A mosaic of all scenes, done ones
+    included, is made after them.
     """
     planned = [entry for entry in entries if entry["state"] == "planned"]
     whole = [entry for entry in entries if entry["state"] != "refused"]
@@ -109,7 +110,8 @@ def total(entries: Sequence[Mapping[str, Any]]) -> tuple[int, int, float | None]
     scenes = [list(group) for _, group in groupby(planned, key=lambda entry: entry["name"])]
     parts = [(sum(int(entry["work_bytes"]) for entry in scene), scene[0]["grid"]["scene_grid"]) for scene in scenes]
     threads = max((int(entry["workers"]) + int(entry["helpers"]) for entry in planned), default=1)
-    most = max((_together(parts[i:], most_in_flight(threads)) for i in range(len(parts))), default=0)
+    flying = most_in_flight(threads) if local else MOST
+    most = max((_together(parts[i:], flying) for i in range(len(parts))), default=0)
     most = max(most, sum(int(entry.get("mosaic_work_bytes", 0)) for entry in whole))
     done += sum(int(entry.get("mosaic_bytes", 0)) for entry in whole)
     times = [entry["seconds"] for entry in planned]

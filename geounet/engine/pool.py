@@ -217,8 +217,8 @@ class Pool:
         ClusterError
             If the scheduler is lost, no worker is there for `wait_s` seconds, or workers cannot do the job: they lack
             access to a folder, space on its disk, or what this process has installed.
-        ModelError
-            If the model cannot be used: no other task would fare better.
+        ModelError, JobError
+            If the model cannot be used, or the job is wrong: no other task would fare better.
         """
         waiting: deque[Task] = deque(tasks)
         suspects: deque[Task] = deque()
@@ -355,11 +355,9 @@ class Pool:
         return Outcome(task, error=f"the worker died {task.deaths} times while at it")
 
     def _raised(self, task: Task, raised: Raised) -> Outcome | None:
-        for stops in (ModelError, JobError):
+        for stops in (ModelError, JobError, ClusterError):
             if raised.kind == stops.__name__:
                 raise stops(raised.line)
-        if raised.kind == ClusterError.__name__:
-            raise ClusterError(raised.line)
         if raised.kind == "disk":  # which no other scene would fare better with
             raise ClusterError(f"disk full: {raised.line}; free space and run again to continue")
         task.tries += 1

@@ -135,7 +135,6 @@ class SceneRun:
         plan, ledger = self.prepare()
         recipe = plan.recipe
         ledger.note("start", blocks=recipe.blocks.count, tile=recipe.tile)
-        self.planned(recipe.blocks.count)
         self.pool.on_event = lambda event, details: ledger.note(event, **details)
         with self._timed("inference"):
             infer, seal, failed = self._blocks(recipe, ledger)
@@ -274,6 +273,7 @@ class SceneRun:
             if not dry:
                 ledger.write_record({"recipe": asdict(recipe), "versions": versions(), "scene": info.to_dict()})
         layers = self._layers(info)
+        self.planned(recipe.blocks.count)
         return Plan(recipe, info, self.bundle.card, ratio, self.job.probability, layers), ledger
 
     def _layers(self, info: SceneInfo) -> Vector | None:

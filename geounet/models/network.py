@@ -57,14 +57,15 @@ def build(card: Card, *, filled: bool = True) -> torch.nn.Module:
     ModelError
         If there is no such architecture or encoder (with the nearest names), or the combination is refused.
     """
+    from geounet.models.fills import without_fills
+
     architecture = _architecture(card)
     if architecture in OWN_NETWORKS:
-        return _build_own(card)
+        with without_fills(everywhere=not filled):
+            return _build_own(card)
 
     import_libraries()
     import segmentation_models_pytorch as smp
-
-    from geounet.models.fills import without_fills
 
     _check_encoder(card)
     arguments = _arguments(card)

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 _QUICK_PIXELS = 1 << 26
 """Scenes up to this size are read while the workers start: a second, where there are no overviews."""
 _PATIENCE_S = 10.0
+"""Such a second may take longer on storage that is far away, but nobody who interrupts a run waits for ever."""
 
 
 class Ahead:

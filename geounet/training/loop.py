@@ -83,6 +83,7 @@ class Report:
 
 
 _FEW = 8
+"""Channels of a convolution, see below."""
 
 
 def memory_layout(network: nn.Module, device: torch.device) -> torch.memory_format:

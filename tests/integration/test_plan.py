@@ -135,6 +135,7 @@ def test_small_scenes_have_parts_together_as_many_as_the_cluster_has_work_for() 
     small = [entry(f"s{i}", 1, 0, side=1024) for i in range(9)]
     assert total(small)[0] == 2 + 2 * (1 + 1)
     assert total(small[:3])[0] == 3
+    assert total(small, local=False)[0] == 9, "how large another cluster is nobody knows"
     assert total([*small[:3], entry("l", 1, 0), *small[3:5]])[0] == 3, "none beside a large one but one"
     assert total([*small[:3], entry("l", 5, 0), *small[3:5]])[0] == 6
     assert total([entry("l", 5, 0), entry("m", 5, 0), *small])[0] == 10

@@ -374,6 +374,17 @@ def test_scenes_drawn_beside_each_other_are_as_each_is_alone(
             assert len(found["geom"]) == count
 
 
+def test_how_many_blocks_there_are_is_told_when_a_scene_is_prepared(
+    scene: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    """Also where several models have it prepared before they infer it together."""
+    (one,) = scene_runs(job_of(scene, bundle, tmp_path, "tiling.block=1"))
+    told: list[int] = []
+    one.planned = told.append
+    plan, _ = one.prepare()
+    assert told == [plan.recipe.blocks.count] == [6]
+
+
 def test_undeclared_fill_is_the_fault_of_its_scene_alone(bundle: Bundle, tmp_path: Path) -> None:
     """A network answers NaN to -3.4e38: that scene is refused with the place and what to do, and others go on."""
     lowest = np.finfo(np.float32).min
