@@ -301,6 +301,11 @@ def _failed(scene: SceneRun, error: GeounetError) -> dict[str, Any]:
         "model": {"name": scene.bundle.card.name, "sha256": scene.bundle.sha256},
         "failures": scene.failures,
         "timings": scene.timings,
+        # What finished scenes have, so that whoever reads them all need not ask.
+        "files": {},
+        "features": {},
+        "area": {},
+        "warnings": [],
     }
 
 

@@ -18,7 +18,6 @@ from geounet.errors import GeounetError
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-EXIT_PARTIAL = 3
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 

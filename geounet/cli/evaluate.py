@@ -275,6 +275,3 @@ def _text(value: float | None) -> str:
 
 def _several(scores: Mapping[str, Any], *keys: str) -> str:
     return ", ".join(_text(scores[key]) for key in keys)
-
-
-command = evaluate

@@ -44,7 +44,7 @@ def show_plan(job: Job, as_json: bool) -> int:
         running, done, seconds = total(entries, local=job.cluster.kind == "local")
         joined = ", then their mosaic" if mosaic else ""
         click.echo(
-            f"all: {len(entries) - refused} of {len(entries)} can be run, two scenes at a time{joined}{_time(seconds)}"
+            f"all: {len(entries) - refused} of {len(entries)} can be run{joined}{_time(seconds)}"
             f"; disk at most {_size(running)} while running, {_size(done)} when done"
         )
     return code

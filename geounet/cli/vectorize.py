@@ -220,6 +220,3 @@ def _check(
         raise click.UsageError("--threshold makes one class: give one --kind.")
     if len(rasters) > 1 and not mosaic:
         raise click.UsageError(f"{len(rasters)} rasters: give --mosaic to take them as one, or call once for each.")
-
-
-command = vectorize

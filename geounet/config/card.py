@@ -18,8 +18,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from geounet.config.problems import problems
 from geounet.errors import ModelError
 
-CARD_FORMAT = "geounet-model/1"
-
 DataType = Literal["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64", "any"]
 
 PALETTE = (
@@ -47,6 +45,21 @@ class Kind(StrEnum):
     contact = "contact"
     background = "background"
     other = "other"
+
+
+KINDS = {
+    Kind.building: ("building", "buildings", "structure", "structures", "roof", "roofs", "house", "houses"),
+    Kind.road: ("road", "roads", "street", "streets", "highway", "highways"),
+    Kind.contact: ("contact",),
+    Kind.background: ("background",),
+}
+"""Names of classes that say what kind they are."""
+
+
+def kind_of(name: str) -> Kind:
+    """Guess a class's kind from its name."""
+    word = name.strip().lower()
+    return next((kind for kind, names in KINDS.items() if word in names), Kind.other)
 
 
 class _Strict(BaseModel):
@@ -241,19 +254,6 @@ class Card(_Strict):
             background = ClassInfo(name="background", code=0, colour=PALETTE[0], kind=Kind.background)
             return [background, *self.classes]
         return sorted(self.classes, key=lambda c: c.code)
-
-    def class_named(self, name: str) -> ClassInfo:
-        """Return the class of that name.
-
-        Raises
-        ------
-        KeyError
-            If there is none.
-        """
-        for info in self.classes:
-            if info.name == name:
-                return info
-        raise KeyError(name)
 
 
 def read_card(path: Path) -> Card:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, Strict, ValidationError, field_validator, model_validator
 
-from geounet.config.card import PALETTE, ClassInfo, Kind
+from geounet.config.card import PALETTE, ClassInfo, Kind, kind_of
 from geounet.config.data import Augment, Data, Finite, NonNegative, Not, Sampling, Share, Split
 from geounet.config.document import read
 from geounet.config.job import Auto, PathText, Positive, Section, Whole
@@ -19,19 +19,6 @@ from geounet.errors import JobError
 
 MOST_CLASSES = 100
 """Of a job: codes above stand for partial labels (`geounet.labels.values`)."""
-
-KINDS = {
-    Kind.building: ("building", "buildings", "roof", "roofs", "house", "houses"),
-    Kind.road: ("road", "roads", "street", "streets"),
-    Kind.contact: ("contact",),
-    Kind.background: ("background",),
-}
-"""Names of classes that say what kind they are."""
-
-
-def kind_of(name: str) -> Kind:
-    """Guess a class's kind from its name."""
-    return next((kind for kind, names in KINDS.items() if name.lower() in names), Kind.other)
 
 
 class Class(Section):

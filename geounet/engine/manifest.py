@@ -91,6 +91,7 @@ def scene_manifest(
     """Return the manifest of a scene whose files are ready."""
     recipe, info = plan.recipe, plan.info
     tiles = sum(int(receipt["tiles"]) for receipt in infer.values())
+    processors = sorted({str(receipt["processor"]) for receipt in infer.values() if receipt.get("processor")})
     failed = sorted({str(f["block"]) for f in failures})
     return {
         "format": FORMAT,
@@ -113,6 +114,7 @@ def scene_manifest(
         "tiles": {"grid": recipe.tiles.count, "valid": tiles, "inferred": tiles},
         "blocks": {"total": recipe.blocks.count, "done": len(set(infer) - set(failed)), "failed": failed},
         "worker_deaths": deaths,
+        "processors": processors,
         "batch_halved": any(bool(receipt.get("halved")) for receipt in infer.values()),
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -121,9 +123,21 @@ def scene_manifest(
         "features": dict(features.get("layers", {})),
         "vectors": dict(features),
         "failures": failures,
-        "warnings": [*info.warnings, *warnings, *(f"block {name} failed: its pixels are nodata" for name in failed)],
+        "warnings": [
+            *info.warnings,
+            *warnings,
+            *_mixed(processors),
+            *(f"block {name} failed: its pixels are nodata" for name in failed),
+        ],
         "files": dict(files),
     }
+
+
+def _mixed(processors: list[str]) -> list[str]:
+    """Say that different processors were at work, which void the promise that results are the same every time."""
+    if len(processors) < 2:
+        return []
+    return [f"inferred on different processors ({'; '.join(processors)}): pixels may differ in the last bit"]
 
 
 def count_pixels(plan: Plan, receipts: Iterable[tuple[str, Mapping[str, Any]]], failed: Iterable[BlockId]) -> Counts:

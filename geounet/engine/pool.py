@@ -14,12 +14,12 @@ import traceback
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from geounet.engine.cluster import NETWORK, Helpers, cores
 from geounet.engine.gate import ALONE, Gate
-from geounet.errors import ClusterError, GeounetError, JobError, ModelError
+from geounet.errors import ClusterError, GeounetError, JobError, ModelError, ValuesError
 from geounet.raster.env import one_line
 from geounet.raster.space import disk_full
 
@@ -40,6 +40,9 @@ FETCH_S = 5.0
 TICK = 1.0
 """Seconds between looks at the cluster while nothing finishes."""
 
+STOPPING: tuple[type[GeounetError], ...] = (ModelError, JobError, ClusterError)
+"""What no other task would fare better with, `ValuesError` apart."""
+
 LOST = "the connection to the Dask scheduler is lost; run again to continue"
 
 
@@ -52,7 +55,8 @@ class Raised:
     """
 
     kind: str
-    """Name of the class of a `GeounetError`, `disk` for a full disk, else `defect`."""
+    """Name of the class of a `GeounetError` (of its base, if that is one of `STOPPING`), `disk` for a full disk, else
+    `defect`."""
     line: str
     trace: str = ""
 
@@ -65,8 +69,16 @@ def guarded(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         if full := disk_full(error):
             return Raised("disk", str(full))
         if isinstance(error, GeounetError):
-            return Raised(type(error).__name__, str(error))
+            return Raised(_kind(error), str(error))
         return Raised("defect", f"{type(error).__name__}: {error}", traceback.format_exc())
+
+
+def _kind(error: GeounetError) -> str:
+    if not isinstance(error, ValuesError):
+        for stops in STOPPING:
+            if isinstance(error, stops):
+                return stops.__name__
+    return type(error).__name__
 
 
 @dataclass
@@ -80,7 +92,6 @@ class Task:
     """Whether it goes before those that wait."""
     deaths: int = 0
     tries: int = 0
-    errors: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -355,13 +366,12 @@ class Pool:
         return Outcome(task, error=f"the worker died {task.deaths} times while at it")
 
     def _raised(self, task: Task, raised: Raised) -> Outcome | None:
-        for stops in (ModelError, JobError, ClusterError):
+        for stops in STOPPING:
             if raised.kind == stops.__name__:
                 raise stops(raised.line)
         if raised.kind == "disk":  # which no other scene would fare better with
             raise ClusterError(f"disk full: {raised.line}; free space and run again to continue")
         task.tries += 1
-        task.errors.append(raised.line)
         self.on_event("error", {"task": task.name, "try": task.tries, "error": raised.line})
         if task.tries < TRIES:
             logger.warning("%s: %s; trying again", task.name, raised.line)

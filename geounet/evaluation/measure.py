@@ -17,13 +17,14 @@ from geounet.engine.scene import Progress, Silent
 from geounet.errors import GeounetError, JobError, LabelError
 from geounet.evaluation.compare import Comparison, Settings, WindowScore
 from geounet.evaluation.metric import Metric, metric
-from geounet.evaluation.prediction import VECTOR_ENDINGS, Grid, Prediction, grid_of, predictions, with_picture
+from geounet.evaluation.prediction import Grid, Prediction, grid_of, predictions, with_picture
 from geounet.evaluation.shapes import layers_of, read_shapes
 from geounet.evaluation.specs import load_spec, of_one_class, spec_of, with_labels, with_names, without_mask
 from geounet.evaluation.tally import Tally
 from geounet.evaluation.truth import Area, Classes, Labelled, Spec, Truth, classes_of, label_files
 from geounet.labels.frames import Frame
 from geounet.labels.layers import expand
+from geounet.raster.vectors import ENDINGS
 from geounet.vector.source import opened
 
 logger = logging.getLogger(__name__)
@@ -233,7 +234,7 @@ def _cases(
     cases: list[Case] = []
     where = str(aoi) if isinstance(aoi, (str, Path)) else aoi
     words, _ = spec.names()
-    rasters = [path for path in files if path.suffix.lower() not in VECTOR_ENDINGS]
+    rasters = [path for path in files if path.suffix.lower() not in ENDINGS]
     for prediction in found:
         mask = prediction.mask
         infos = mask.classes if mask else tuple(_vector_classes(prediction, files, band, sorted(words)))
@@ -262,7 +263,7 @@ def _grid(prediction: Prediction, files: Sequence[Path]) -> Grid:
     """Return the pixels of a scene: of its mask, else of its labels, else one that stands for vectors."""
     if prediction.mask is not None:
         return prediction.mask.grid
-    rasters = [path for path in files if path.suffix.lower() not in VECTOR_ENDINGS]
+    rasters = [path for path in files if path.suffix.lower() not in ENDINGS]
     if prediction.extent is not None:
         return replace(prediction.extent.grid, real=bool(rasters))
     if rasters:

@@ -13,19 +13,17 @@ import shapely
 from affine import Affine
 from rasterio.features import shapes as outlines
 
-from geounet.config.card import PALETTE, ClassInfo, Kind
+from geounet.config.card import PALETTE, ClassInfo, Kind, kind_of
 from geounet.engine.manifest import read_manifest
 from geounet.errors import JobError, SceneError, VectorError
 from geounet.evaluation.matching import Geometries
 from geounet.labels.frames import Frame
 from geounet.raster.georef import ground_sample_distance
 from geounet.raster.scene import SceneInfo, SceneSpec
+from geounet.raster.vectors import ENDINGS
 from geounet.types import NODATA
-from geounet.vector.ingest import described, distinct, kind_of
+from geounet.vector.ingest import described, distinct
 from geounet.vector.source import opened
-
-VECTOR_ENDINGS = frozenset({".gpkg", ".geojson", ".json", ".geojsonl", ".shp", ".fgb", ".kml", ".gml"})
-"""Endings of files that hold vectors; all others are rasters."""
 
 _EXTENT_PX = 2048
 """Longer side that a mask is reduced to where only its extent is of interest."""
@@ -189,7 +187,7 @@ def predictions(path: Path, band: int | None = None) -> list[Prediction]:
     """
     if path.is_dir():
         return _of_folder(path)
-    if path.suffix.lower() in VECTOR_ENDINGS:
+    if path.suffix.lower() in ENDINGS:
         if not path.is_file():
             raise VectorError(f"{path}: no such file")
         return [Prediction(path.stem, vectors=path, extent=_extent(path))]

@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyogrio
 import shapely
 from affine import Affine
-from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio.features import rasterize
 from rasterio.features import shapes as outlines
 
@@ -19,8 +17,7 @@ from geounet.errors import VectorError
 from geounet.evaluation.confusion import I64
 from geounet.evaluation.matching import Bools, Geometries
 from geounet.labels.frames import on_earth
-from geounet.raster.alias import readable
-from geounet.raster.env import one_line
+from geounet.raster import vectors
 from geounet.types import Rect
 from geounet.vector import polygons, skeleton
 from geounet.vector.attributes import Ground
@@ -46,13 +43,10 @@ def layers_of(path: Path) -> dict[str, str]:
     VectorError
         If it cannot be read.
     """
-    if not path.is_file():
-        raise VectorError(f"{path}: no such file")
     try:
-        with readable(path) as file:
-            return {str(name): str(kind) for name, kind in pyogrio.list_layers(file) if kind is not None}
-    except DataSourceError as error:
-        raise VectorError(f"{path}: not a vector file that can be read: {one_line(error)}") from None
+        return vectors.layers_of(path)
+    except vectors.UnreadableError as error:
+        raise VectorError(f"{path}: {error}") from None
 
 
 def read_shapes(path: Path, layer: str) -> tuple[Geometries, str | None]:
@@ -64,12 +58,11 @@ def read_shapes(path: Path, layer: str) -> tuple[Geometries, str | None]:
         If it cannot be read.
     """
     try:
-        with readable(path) as file:
-            meta, _, wkb, _ = pyogrio.raw.read(file, layer=layer, columns=[], force_2d=True)
-    except (DataSourceError, DataLayerError) as error:
-        raise VectorError(f"{path}: layer {layer} cannot be read: {one_line(error)}") from None
-    shapes = np.asarray(shapely.from_wkb(wkb)) if wkb is not None else np.empty(0, dtype=object)
-    return shapes[~(shapely.is_missing(shapes) | shapely.is_empty(shapes))], on_earth(meta.get("crs"))
+        found = vectors.read_layer(path, layer)
+    except vectors.UnreadableError as error:
+        raise VectorError(f"{path}: layer {layer} cannot be read: {error}") from None
+    shapes = np.asarray(found.shapes, dtype=object)
+    return shapes[~(shapely.is_missing(shapes) | shapely.is_empty(shapes))], on_earth(found.crs)
 
 
 def parts(shapes: Geometries, kinds: tuple[int, ...]) -> Geometries:

@@ -9,21 +9,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyogrio
 from pydantic import Field, ValidationError
 
-from geounet.config.card import PALETTE, ClassInfo, Kind
+from geounet.config.card import PALETTE, ClassInfo, Kind, kind_of
 from geounet.config.data import Complete, Labels
 from geounet.config.document import read
 from geounet.config.job import Section
 from geounet.config.problems import problems
 from geounet.errors import JobError, LabelError, VectorError
-from geounet.evaluation.prediction import VECTOR_ENDINGS, Mask, read_mask
+from geounet.evaluation.prediction import Mask, read_mask
 from geounet.evaluation.shapes import layers_of
 from geounet.evaluation.truth import IGNORED, OTHER, Spec
-from geounet.raster.alias import readable
+from geounet.raster.vectors import ENDINGS, NoColumnError, UnreadableError, read_layer
 from geounet.types import MAX_CLASSES, NODATA
-from geounet.vector.ingest import described, distinct, kind_of
+from geounet.vector.ingest import described, distinct
 from geounet.vector.source import opened
 
 OURS = ("buildings", "road_edges")
@@ -125,7 +124,7 @@ def spec_of(
         given["values"] = {info.name: info.name for info in predicted}
     layers: list[Labels] = []
     for path in files:
-        if path.suffix.lower() in VECTOR_ENDINGS:
+        if path.suffix.lower() in ENDINGS:
             layers += _vector_layers(path, predicted, given, layer, others)
         else:
             layers.append(_raster_layer(path, predicted, given, others, band, coded))
@@ -161,15 +160,21 @@ def _vector_layers(
     return found
 
 
+def _attribute(path: Path, layer: str, column: str) -> Any:
+    """Return the values of an attribute; none where the layer has no such attribute."""
+    try:
+        return read_layer(path, layer, (column,)).columns[column]
+    except NoColumnError:
+        return ()
+    except UnreadableError as error:
+        raise LabelError(f"{path}: {error}") from None
+
+
 def _told(path: Path, layer: str, geometry: str, predicted: Sequence[ClassInfo]) -> dict[str, Any]:
     """Return what tells the class of features where nobody said it: an attribute `class`, else their geometry."""
     names = {info.name for info in predicted}
-    with readable(path) as file:
-        fields = [str(name) for name in pyogrio.read_info(file, layer=layer)["fields"]]
-        values: Any = ()
-        if "class" in fields:
-            _, _, _, (values,) = pyogrio.raw.read(file, layer=layer, columns=["class"], read_geometry=False)
-    if "class" in fields and len(values) and {str(v) for v in values} <= names:
+    values = _attribute(path, layer, "class")
+    if len(values) and {str(v) for v in values} <= names:
         return {"column": "class", "values": {name: name for name in sorted({str(v) for v in values})}}
     kind = Kind.road if "Line" in geometry else Kind.building
     of_kind = [info.name for info in predicted if info.kind == kind]
@@ -284,7 +289,7 @@ def of_one_class(mask: Mask, files: Sequence[Path], class_: str | None) -> Mask:
     Others are returned as they are.
     """
     values = [info.code for info in mask.classes if info.code != 0]
-    vectors = [path for path in files if path.suffix.lower() in VECTOR_ENDINGS]
+    vectors = [path for path in files if path.suffix.lower() in ENDINGS]
     if mask.named or len(values) > 1 or (class_ is None and (not files or len(vectors) < len(files))):
         return mask
     name = class_
@@ -326,14 +331,14 @@ def without_mask(files: Sequence[Path], band: int, words: Iterable[str], vectors
 
 def _masks(files: Sequence[Path], band: int) -> Iterator[Mask]:
     for path in files:
-        if path.suffix.lower() not in VECTOR_ENDINGS:
+        if path.suffix.lower() not in ENDINGS:
             with suppress(VectorError):  # a picture, which has its own message
                 yield read_mask(path, band)
 
 
 def _rest(layers: Sequence[Labels], predicted: Sequence[ClassInfo]) -> Complete | None:
     """Return what the rest is, where labels are footprints."""
-    if not any(Path(layer.files[0]).suffix.lower() in VECTOR_ENDINGS for layer in layers):
+    if not any(Path(layer.files[0]).suffix.lower() in ENDINGS for layer in layers):
         return None
     named = {str(v) for layer in layers for v in (*(layer.values or {}).values(), layer.class_) if v is not None}
     known = {info.name: info.kind for info in predicted}

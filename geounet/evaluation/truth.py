@@ -28,7 +28,8 @@ from geounet.evaluation.shapes import AREAS, LINES, parts
 from geounet.labels.frames import Frame, crs_name, mover, overlap
 from geounet.labels.layers import Files, Stack, complete_area, expand, files_of
 from geounet.labels.values import is_partial, partial
-from geounet.labels.vectors import ENDINGS, Features
+from geounet.labels.vectors import Features
+from geounet.raster.vectors import ENDINGS
 from geounet.types import NODATA, Rect
 
 OTHER = "other"

@@ -13,7 +13,8 @@ UNIT = 256
 """What the weights of one axis sum to at every pixel."""
 
 STEPS = 254 * 128
-"""Quantisation of a probability; a multiple of the 254 steps of the stored one, and `STEPS * UNIT**2 < 2**31`."""
+"""Quantisation of a probability: the largest multiple of the 254 steps of the stored one for which `STEPS * UNIT**2 <
+2**31` and whose multiple is a power of two; fits int16."""
 
 TOTAL = STEPS * UNIT * UNIT
 """Blended sum of a probability of 1."""

@@ -20,7 +20,8 @@ from geounet.errors import JobError, LabelError
 from geounet.labels.frames import Frame, crs_name, mover, overlap
 from geounet.labels.rasters import RasterFile, RasterLayer, describe_raster
 from geounet.labels.values import IGNORED, value_of
-from geounet.labels.vectors import ENDINGS, UNKNOWN, Features, VectorLayer, read_features
+from geounet.labels.vectors import UNKNOWN, Features, VectorLayer, read_features
+from geounet.raster.vectors import ENDINGS
 from geounet.types import Rect
 
 

@@ -10,23 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyogrio
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
-from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio.features import rasterize
 
 from geounet.config.data import Contact, Labels
 from geounet.errors import LabelError
 from geounet.labels.frames import Frame, crs_name, mover, on_earth
 from geounet.labels.values import IGNORED, value_of
-from geounet.raster.alias import readable
-from geounet.raster.env import one_line
+from geounet.raster.vectors import UnreadableError, read_layer
 from geounet.types import Rect
-
-ENDINGS = frozenset({".gpkg", ".geojson", ".json", ".geojsonl", ".shp", ".fgb", ".parquet", ".kml", ".gml", ".zip"})
-"""Endings of vector files."""
 
 UNKNOWN = -1
 """What a layer says of pixels that it does not know."""
@@ -89,20 +83,10 @@ def _table(
 ) -> tuple[Any, dict[str, Any], str | None]:
     """Return geometries, columns and CRS of a vector layer; `state` tells a file that was written anew."""
     try:
-        with readable(file) as name:
-            known = [str(field) for field in pyogrio.read_info(name, layer=layer)["fields"]]
-            for column in columns:
-                if column not in known:
-                    raise LabelError(f"{file}: has no attribute {column!r}; it has {', '.join(known) or 'none'}")
-            meta, _, wkb, fields = pyogrio.raw.read(name, layer=layer, columns=list(columns), force_2d=True)
-    except DataLayerError:
-        with readable(file) as name:
-            names = ", ".join(str(found) for found, _ in pyogrio.list_layers(name))
-        raise LabelError(f"{file}: has no layer {layer!r}; it has {names}") from None
-    except DataSourceError as error:
-        raise LabelError(f"{file}: not a vector file that can be read: {one_line(error)}") from None
-    shapes = shapely.from_wkb(wkb) if wkb is not None else np.array([], dtype=object)
-    return shapes, dict(zip([str(n) for n in meta["fields"]], fields, strict=True)), on_earth(meta.get("crs"))
+        found = read_layer(file, layer, columns)
+    except UnreadableError as error:
+        raise LabelError(f"{file}: {error}") from None
+    return found.shapes, found.columns, on_earth(found.crs)
 
 
 def _text(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import re
+from functools import cache
 from pathlib import Path
 
 from geounet.errors import ModelError
@@ -90,6 +91,22 @@ def check_present(device: str) -> None:
             f"{device}: a run keeps to the device that it began with, and here torch finds {count} CUDA devices; "
             "continue where it began, or remove its parts with `geounet clean` and start anew"
         )
+
+
+@cache
+def processor_name(device: str) -> str:
+    """Return what computes on a resolved device here: a GPU's name, or a CPU's with the instructions torch uses."""
+    import torch
+
+    if device.startswith("cuda"):
+        return str(torch.cuda.get_device_name(device))
+    try:
+        told = _CPUINFO.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        told = ""
+    named = re.search(r"^model name\s*:\s*(.+)$", told, re.MULTILINE)
+    name = named[1].strip() if named else platform.processor() or platform.machine()
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def cpu_has_bf16() -> bool:

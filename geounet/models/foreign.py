@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from geounet.config.card import OWN_NETWORKS, PALETTE, Card, Kind, TileSpec
+from geounet.config.card import OWN_NETWORKS, PALETTE, Card, TileSpec, kind_of
 from geounet.errors import JobError, ModelError
 from geounet.models.bundle import Bundle, save_bundle
 from geounet.models.checkpoint import Source, Weights, read_source
@@ -26,8 +26,6 @@ from geounet.models.networks.table import NETWORKS
 
 logger = logging.getLogger(__name__)
 
-_KINDS = {"building": Kind.building, "buildings": Kind.building, "road": Kind.road, "roads": Kind.road,
-          "background": Kind.background, "contact": Kind.contact}  # fmt: skip
 _USUAL_TILE = 512
 
 
@@ -171,9 +169,7 @@ def _expected(data: Mapping[str, Any], source: Path) -> Weights:
         "name": "draft",
         "architecture": data["architecture"],
         "encoder": data.get("encoder", ""),
-        "arguments": {k: v for k, v in arguments.items() if k != "activation"}
-        if isinstance(arguments, dict)
-        else arguments,
+        "arguments": arguments,
         "activation": "sigmoid",
         "input": {
             "bands": ["r", "g", "b"],
@@ -289,7 +285,7 @@ def _classes(names: Sequence[str], activation: str) -> list[dict[str, Any]]:
             "name": name,
             "code": code,
             "colour": PALETTE[code % len(PALETTE)],
-            "kind": _KINDS.get(name.lower(), Kind.other).value,
+            "kind": kind_of(name).value,
         }
         for code, name in enumerate(names, start=first)
     ]

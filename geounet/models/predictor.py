@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from geounet.errors import ModelError, ValuesError
+from geounet.grid.weights import STEPS
 from geounet.models.bundle import Bundle, load_bundle
 from geounet.models.device import check_present
 from geounet.models.members import margin_of
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from geounet.config.card import Card, InputSpec
 
 logger = logging.getLogger(__name__)
-
-STEPS = 32512
-"""Steps of a quantised probability: 254 * 128, the largest multiple of 254 that int16 holds with room."""
 
 TTA: dict[str, tuple[tuple[int, bool], ...]] = {
     "none": ((0, False),),

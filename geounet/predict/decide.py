@@ -9,7 +9,12 @@ from geounet.config.card import Card
 from geounet.grid.weights import TOTAL
 from geounet.types import NODATA, PROBABILITY_STEPS
 
-FINE_STEPS = TOTAL >> 15
+_STORED_SHIFT = 23
+"""`TOTAL >> 23` is 254, the steps of a stored probability."""
+
+_FINE_SHIFT = 15
+
+FINE_STEPS = TOTAL >> _FINE_SHIFT
 """Steps of a probability in the parts of a resampled scene: 65024, as uint16."""
 
 FINE_NODATA = 65535
@@ -49,16 +54,21 @@ def decide(
     return mask
 
 
+def _rounded(sums: NDArray[np.int32], shift: int) -> NDArray[np.int32]:
+    """Return `sums / 2**shift`, rounded half up."""
+    return (sums + np.int32(1 << shift - 1)) >> np.int32(shift)
+
+
 def stored(sums: NDArray[np.int32], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Return `round(254 p)` as uint8 of blended sums `(channels, rows, cols)`; 255 where not valid."""
-    out = ((sums + np.int32(1 << 22)) >> np.int32(23)).astype(np.uint8)
+    out = _rounded(sums, _STORED_SHIFT).astype(np.uint8)
     out[:, ~valid] = NODATA
     return out
 
 
 def fine(sums: NDArray[np.int32], valid: NDArray[np.bool_]) -> NDArray[np.uint16]:
     """Return `round(65024 p)` as uint16 of blended sums `(channels, rows, cols)`; 65535 where not valid."""
-    out = ((sums + np.int32(1 << 14)) >> np.int32(15)).astype(np.uint16)
+    out = _rounded(sums, _FINE_SHIFT).astype(np.uint16)
     out[:, ~valid] = FINE_NODATA
     return out
 

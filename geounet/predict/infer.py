@@ -50,6 +50,13 @@ def predictor_of(recipe: Recipe) -> Predictor:
     )
 
 
+def processor_of(recipe: Recipe) -> str:
+    """Return the name of what computes here: results are the same on those of one family."""
+    from geounet.models.device import processor_name
+
+    return processor_name(recipe.device)
+
+
 class PieceWriter:
     """Writes finished pixels of one piece of a block: mask and probability, or fine probabilities if resampled."""
 
@@ -315,6 +322,7 @@ def _receipt(part: _Part, block_id: BlockId, seconds: float) -> dict[str, Any]:
         "counts": core.counts if core else [],
         "files": files,
         "halved": part.predictor.halved,
+        "processor": processor_of(recipe),
         "seconds": {name: round(value, 4) for name, value in {**part.seconds, "total": seconds}.items()},
     }
     write_receipt(recipe.receipt("infer", str(block_id)), receipt)

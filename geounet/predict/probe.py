@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import uuid
 from pathlib import Path
@@ -18,7 +17,7 @@ def probe(model: str, sha256: str, device: str, precision: str, work: str | None
 
     Returns
     -------
-    `device`, `precision`, `multiple` (what tile and stride are multiples of, px), `torch`, `machine`, `processor`.
+    `device`, `precision`, `multiple` (what tile and stride are multiples of, px).
 
     Raises
     ------
@@ -29,8 +28,6 @@ def probe(model: str, sha256: str, device: str, precision: str, work: str | None
     OSError
         If its disk is full.
     """
-    import torch
-
     from geounet.models.device import resolve
     from geounet.models.members import stride_of
 
@@ -44,11 +41,6 @@ def probe(model: str, sha256: str, device: str, precision: str, work: str | None
         "device": resolved,
         "precision": chosen,
         "multiple": stride_of(bundle),
-        "torch": str(torch.__version__),  # a class of torch, which would import torch where it is unpickled
-        "processor": torch.cuda.get_device_name(resolved)
-        if resolved.startswith("cuda")
-        else torch.backends.cpu.get_cpu_capability(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     }
 
 

@@ -8,17 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyogrio
 import pyproj
 import shapely
 from affine import Affine
-from pyogrio.errors import DataLayerError, DataSourceError
 from pyproj.exceptions import CRSError, ProjError
 from rasterio.features import geometry_mask
 
 from geounet.errors import SceneError
-from geounet.raster.alias import readable
 from geounet.raster.env import one_line
+from geounet.raster.vectors import UnreadableError, read_layer
 from geounet.types import Rect
 
 if TYPE_CHECKING:
@@ -35,17 +33,16 @@ def _load(file: str) -> tuple[Any, str | None]:
     if not Path(file).is_file():
         raise SceneError(f"{file}: no such file for the area of interest")
     try:
-        with readable(file) as name:
-            meta, _, wkb, _ = pyogrio.raw.read(name, columns=[], force_2d=True)
-        shapes = shapely.from_wkb(wkb) if wkb is not None else np.array([], dtype=object)
-    except (DataSourceError, DataLayerError, shapely.GEOSException) as error:
-        raise SceneError(f"{file}: not a vector file that can be read: {one_line(error)}") from None
+        found = read_layer(file)
+    except UnreadableError as error:
+        raise SceneError(f"{file}: {error}") from None
+    shapes = found.shapes
     shapes = shapely.make_valid(shapes[~(shapely.is_missing(shapes) | shapely.is_empty(shapes))])
     shapes = shapely.get_parts(shapes)
     shapes = shapes[np.isin(shapely.get_type_id(shapes), (3, 6))]
     if len(shapes) == 0:
         raise SceneError(f"{file}: holds no polygons; the area of interest must be one or more polygons")
-    return shapes, meta.get("crs")
+    return shapes, found.crs
 
 
 def _to_scene(file: str, shapes: Any, crs: str | None, scene_crs: str | None) -> Any:

@@ -1,25 +1,19 @@
-"""Parts: the pixels that one task hands over through a file, and the mosaic that makes one raster of them."""
+"""Parts: how the pixels that tasks hand over through files are stored, and the mosaic that makes one raster of them."""
 
 from __future__ import annotations
 
 import os
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-import numpy as np
 import rasterio
 from rasterio.io import MemoryFile
 
 from geounet.atomic import atomic
-from geounet.errors import PartError
-from geounet.raster.env import GDAL_ERRORS, gdal_env, one_line, open_quietly
 from geounet.types import Rect
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 VRT_TYPES = {
     "uint8": "Byte",
@@ -33,14 +27,9 @@ VRT_TYPES = {
 }
 """numpy's names of data types, and GDAL's."""
 
-_CHECKSUM = "crc32"
-_DAMAGE: tuple[type[Exception], ...] = (*GDAL_ERRORS, UnicodeDecodeError, ValueError)
-"""Damaged headers make rasterio fail in many ways."""
-_RECT = "rect"
-
 
 @cache
-def _compression() -> dict[str, Any]:
+def compression() -> dict[str, Any]:
     """Return the fastest lossless codec that this GDAL writes."""
     north_up = rasterio.Affine(2, 0, 0, 0, -2, 0)
     with MemoryFile() as memory:
@@ -53,104 +42,10 @@ def _compression() -> dict[str, Any]:
     return {"compress": "DEFLATE", "zlevel": 1}
 
 
-def _block(size: int) -> int:
+def block_side(size: int) -> int:
+    """Return the side of a part's internal tiles along an axis of `size` px."""
     # TIFF tiles are multiples of 16; narrow strips need no wide ones.
     return min(512, -(-size // 16) * 16)
-
-
-def write_part(path: Path, array: Array, rect: Rect, nodata: int, tags: Mapping[str, str]) -> int:
-    """Write the pixels of one rectangle as a small GeoTIFF that appears when complete.
-
-    Parameters
-    ----------
-    path : Path
-        Final name; its folder is made where it is missing.
-    array : array (bands, rows, cols)
-        uint8 or uint16 (any type in `VRT_TYPES`).
-    rect : Rect
-        Where the pixels lie in the raster they are part of.
-    nodata : int
-        Value of pixels without data.
-    tags : mapping
-        What the reader will expect, for example the run's fingerprint.
-
-    Returns
-    -------
-    int
-        Bytes on disk.
-
-    Raises
-    ------
-    ValueError
-        If shapes or types do not agree.
-    OSError
-        If it cannot be written.
-    """
-    if array.ndim != 3 or array.shape[1:] != rect.shape or rect.empty:
-        raise ValueError(f"array of shape {array.shape} for {rect}; expected (bands, {rect.rows}, {rect.cols})")
-    if array.dtype.name not in VRT_TYPES:
-        raise ValueError(f"parts of type {array.dtype} are not supported")
-    array = np.ascontiguousarray(array)
-    own = {_CHECKSUM: f"{zlib.crc32(array.data):08x}", _RECT: ",".join(map(str, rect))}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with rasterio.Env(**gdal_env()), atomic(path) as temporary:
-        try:
-            with open_quietly(
-                temporary,
-                "w",
-                driver="GTiff",
-                width=rect.cols,
-                height=rect.rows,
-                count=array.shape[0],
-                dtype=array.dtype.name,
-                nodata=nodata,
-                tiled=True,
-                blockxsize=_block(rect.cols),
-                blockysize=_block(rect.rows),
-                interleave="band",
-                bigtiff="IF_SAFER",
-                **_compression(),
-            ) as part:
-                part.update_tags(**{**tags, **own})
-                part.write(array)
-        except GDAL_ERRORS as error:
-            raise OSError(f"{path}: cannot be written: {one_line(error)}") from error
-        return temporary.stat().st_size
-
-
-def read_part(path: Path, expect_tags: Mapping[str, str]) -> Array:
-    """Read what `write_part` wrote, all of it, and check that it is that.
-
-    Parameters
-    ----------
-    path : Path
-        A part.
-    expect_tags : mapping
-        Tags that it must carry with these values; it may carry more.
-
-    Returns
-    -------
-    array (bands, rows, cols)
-
-    Raises
-    ------
-    PartError
-        If it is missing, truncated, changed, or of another run.
-    """
-    if not path.is_file():
-        raise PartError(f"{path}: part is missing")
-    try:
-        with rasterio.Env(**gdal_env()), open_quietly(path, driver="GTiff") as part:
-            tags = part.tags()
-            array: Array = part.read()
-    except _DAMAGE as error:
-        raise PartError(f"{path}: part is damaged: {one_line(error)}") from None
-    for key, value in expect_tags.items():
-        if tags.get(key) != value:
-            raise PartError(f"{path}: part of another run: {key} is {tags.get(key)!r}, expected {value!r}")
-    if tags.get(_CHECKSUM) != f"{zlib.crc32(np.ascontiguousarray(array).data):08x}":
-        raise PartError(f"{path}: part is damaged: its checksum does not match its pixels")
-    return array
 
 
 def geotransform_xml(transform: Sequence[float] | None) -> str:
@@ -230,7 +125,7 @@ def write_mosaic(
                     f'    <SimpleSource><SourceFilename relativeToVRT="1">{name}</SourceFilename>'
                     f"<SourceBand>{band}</SourceBand>"
                     f'<SourceProperties RasterXSize="{rect.cols}" RasterYSize="{rect.rows}" DataType="{kind}" '
-                    f'BlockXSize="{_block(rect.cols)}" BlockYSize="{_block(rect.rows)}"/>'
+                    f'BlockXSize="{block_side(rect.cols)}" BlockYSize="{block_side(rect.rows)}"/>'
                     f'<SrcRect xOff="0" yOff="0" xSize="{rect.cols}" ySize="{rect.rows}"/>'
                     f'<DstRect xOff="{rect.x0}" yOff="{rect.y0}" xSize="{rect.cols}" ySize="{rect.rows}"/>'
                     "</SimpleSource>\n"

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from geounet.atomic import remove_temporary, temporary_beside
+from geounet.raster import parts
 from geounet.raster.env import open_quietly
-from geounet.raster.parts import _block, _compression
 from geounet.raster.space import full_disk_told
 
 SIDE = 512
@@ -52,11 +52,11 @@ class SlabWriter:
             "dtype": dtype,
             "nodata": nodata,
             "tiled": True,
-            "blockxsize": _block(shape[2]),
-            "blockysize": _block(shape[1]),
+            "blockxsize": parts.block_side(shape[2]),
+            "blockysize": parts.block_side(shape[1]),
             "interleave": "band",
             "bigtiff": "IF_SAFER",
-            **_compression(),
+            **parts.compression(),
         }
         self._tags = dict(tags)
         self._temporary = temporary_beside(path)

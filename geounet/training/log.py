@@ -86,7 +86,7 @@ def _writer(folder: Path, step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise JobError(
-            "log.tensorboard: TensorBoard is not installed; pip install 'geounet[tensorboard]', or leave it out "
+            "run.tensorboard: TensorBoard is not installed; pip install 'geounet[tensorboard]', or leave it out "
             "(log.jsonl holds the same numbers)"
         ) from None
     # What an interrupted run wrote beyond its last checkpoint is hidden.

@@ -84,11 +84,6 @@ class TrainResult:
     metrics: dict[str, Any]
     unchanged: bool = False
 
-    @property
-    def exit_code(self) -> int:
-        """0: a training that ended is done."""
-        return 0
-
 
 def train(job: TrainJob, progress: Progress | None = None) -> TrainResult:
     """Train a network as a job says, or go on where a killed training was.

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from rasterio.windows import Window
 
 from geounet.atomic import atomic
-from geounet.config.card import PALETTE, ClassInfo, Kind
+from geounet.config.card import PALETTE, ClassInfo, Kind, kind_of
 from geounet.errors import JobError, VectorError
 from geounet.raster.cog import keeps_crs
 from geounet.raster.env import open_quietly
@@ -29,14 +29,6 @@ SLAB = 512
 _SLAB_COLS = 4096
 
 _CODES = "as class rasters do: leave --threshold out, and choose with --class"
-
-KINDS = {
-    Kind.building: ("building", "buildings", "structure", "structures", "roof", "roofs", "house", "houses"),
-    Kind.road: ("road", "roads", "street", "streets", "highway", "highways"),
-    Kind.contact: ("contact",),
-    Kind.background: ("background",),
-}
-"""Names of classes that say what kind they are."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +51,6 @@ class Ingested:
     channels: dict[int, int]
     values: dict[int, int]
     band: int = 1
-
-
-def kind_of(name: str) -> Kind:
-    """Guess a class's kind from its name."""
-    word = name.strip().lower()
-    return next((kind for kind, names in KINDS.items() if word in names), Kind.other)
 
 
 def find_class(

@@ -20,7 +20,6 @@ from geounet.vector.polygons import gather
 from geounet.vector.skeleton import LINKS, Stage, linked_paths, thin_cell
 from geounet.vector.trace import I64, Bools
 
-NOWHERE = np.iinfo(np.int64).max
 STEPS = ("across", "down", "diagonal")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from dataclasses import replace
@@ -26,6 +27,7 @@ from geounet.engine.scene import SceneRun, Silent
 from geounet.engine.together import infer_all
 from geounet.errors import GeounetError, JobError, OutputExistsError, SceneError
 from geounet.models.bundle import Bundle, load_bundle
+from geounet.models.device import processor_name
 from geounet.predict import source
 from geounet.predict.probe import probe
 from tests.support.local import write_scene
@@ -301,9 +303,27 @@ def test_a_failed_scene_does_not_stop_the_others(scene: Path, bundle: Bundle, tm
     text.write_text("no raster")
     result = run_job(job_of([str(text)], bundle, tmp_path / "out", "vector=none"))
     assert result.exit_code == 1
+    assert [(s["files"], s["features"], s["area"], s["warnings"]) for s in result.scenes] == [({}, {}, {}, [])]
     assert (tmp_path / "out" / "report.html").exists()
     state = read_status(tmp_path / "out")
     assert [(s["name"], s["state"]) for s in state["scenes"]] == [("text", "failed")]
+
+
+def test_the_manifest_says_what_inferred_it(
+    scene: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (one,) = scene_runs(job_of(scene, bundle, tmp_path / "same", "tiling.block=1"))
+    same = one.run()
+    assert same["processors"] == [processor_name("cpu")]
+    assert not any("processors" in line for line in same["warnings"])
+    names = itertools.cycle(["A (AVX2)", "B (AVX512)"])
+    monkeypatch.setattr("geounet.models.device.processor_name", lambda _: next(names))
+    (one,) = scene_runs(job_of(scene, bundle, tmp_path / "mixed", "tiling.block=1"))
+    mixed = one.run()
+    assert mixed["processors"] == ["A (AVX2)", "B (AVX512)"]
+    assert "inferred on different processors (A (AVX2); B (AVX512)): pixels may differ in the last bit" in (
+        mixed["warnings"]
+    )
 
 
 def test_interrupted_parts_are_shown_and_cleaned(scene: Path, bundle: Bundle, tmp_path: Path) -> None:

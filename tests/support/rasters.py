@@ -10,6 +10,7 @@ from rasterio import Affine
 
 from geounet.raster.env import open_quietly
 from geounet.raster.scene import Scene, SceneSpec, open_scene
+from geounet.raster.slabs import SlabWriter
 
 UTM = "EPSG:32633"
 NORTH_UP = Affine(0.5, 0, 400000, 0, -0.5, 5800000)
@@ -31,6 +32,14 @@ def write(path: Path, array: Any, *, crs: Any = UTM, transform: Affine | None = 
         if mask is not None:
             raster.write_mask(mask)
     return path
+
+
+def write_part(path: Path, array: Any, nodata: int = 255, tags: dict[str, str] | None = None, slab: int = 0) -> int:
+    """Write `(bands, rows, cols)` as a part, `slab` rows at a time (all at once if 0); return its size in bytes."""
+    with SlabWriter(path, array.shape, array.dtype.name, nodata, tags or {}) as writer:
+        for top in range(0, array.shape[1], slab or array.shape[1]):
+            writer.write(array[:, top : top + (slab or array.shape[1])])
+    return writer.bytes
 
 
 def scene(*paths: Path, **how: Any) -> Scene:

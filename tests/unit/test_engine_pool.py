@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from geounet.engine import pool as module
 from geounet.engine.gate import ALONE, Gate
 from geounet.engine.pool import DEATHS, Outcome, Pool, Raised, Task, guarded
-from geounet.errors import ClusterError, GeounetError, JobError, ModelError
+from geounet.errors import ClusterError, GeounetError, JobError, ModelError, UnknownModelError, ValuesError
 
 
 def test_a_suspect_is_alone_on_the_cluster() -> None:
@@ -316,10 +316,21 @@ def test_a_full_disk_ends_the_run_however_it_is_told() -> None:
     assert guarded(fails, (OSError(errno.EIO, "Input/output error"),)).kind == "defect"
 
 
-@pytest.mark.parametrize("stops", [ModelError, JobError])
-def test_what_no_other_scene_would_fare_better_with_ends_the_run(stops: type[GeounetError]) -> None:
+@pytest.mark.parametrize(
+    ("raised", "stops"), [(ModelError, ModelError), (UnknownModelError, ModelError), (JobError, JobError)]
+)
+def test_what_no_other_scene_would_fare_better_with_ends_the_run(
+    raised: type[GeounetError], stops: type[GeounetError]
+) -> None:
     with pytest.raises(stops, match="no class named 'lake'"):
-        list(Pool(Client(Ends(guarded(fails, (stops("no class named 'lake'"),))))).run([Task("a", print, ())]))
+        list(Pool(Client(Ends(guarded(fails, (raised("no class named 'lake'"),))))).run([Task("a", print, ())]))
+
+
+def test_values_that_a_model_has_no_answer_to_are_the_fault_of_the_scene() -> None:
+    raised = guarded(fails, (ValuesError("no finite answer"),))
+    client = Client(Ends(raised, raised))
+    [outcome] = Pool(client).run([Task("a", print, ())])
+    assert outcome.error == "no finite answer"
 
 
 def test_what_a_worker_cannot_do_is_no_fault_of_the_scene() -> None:

@@ -39,7 +39,11 @@ def box(col: float, row: float, width: float, height: float) -> Any:
 
 
 def save(path: Path, shapes: list[Any], crs: Any = UTM, **columns: Any) -> str:
-    geopandas.GeoDataFrame({**columns}, geometry=shapes, crs=crs).to_file(path)
+    frame = geopandas.GeoDataFrame({**columns}, geometry=shapes, crs=crs)
+    if path.suffix == ".parquet":
+        frame.to_parquet(path)
+    else:
+        frame.to_file(path)
     return str(path)
 
 
@@ -50,7 +54,13 @@ def read(file: str, grid: Frame | None = None, rect: Rect = WHOLE, **keys: Any) 
 
 @pytest.mark.parametrize(
     ("crs", "ending"),
-    [("EPSG:32645", ".gpkg"), ("EPSG:4326", ".geojson"), ("EPSG:3857", ".fgb"), ("EPSG:4326", ".shp")],
+    [
+        ("EPSG:32645", ".gpkg"),
+        ("EPSG:4326", ".geojson"),
+        ("EPSG:3857", ".fgb"),
+        ("EPSG:4326", ".shp"),
+        ("EPSG:4326", ".parquet"),
+    ],
 )
 def test_polygons_in_any_crs_are_burnt_where_they_lie(tmp_path: Path, crs: str, ending: str) -> None:
     shapes = [box(10, 20, 31, 13), box(50, 60, 20, 40)]

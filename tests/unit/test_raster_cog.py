@@ -18,10 +18,10 @@ from rio_cogeo import cog_validate
 from geounet.config.card import ClassInfo
 from geounet.raster.cog import write_mask, write_probability
 from geounet.raster.env import open_quietly
-from geounet.raster.parts import write_mosaic, write_part
+from geounet.raster.parts import write_mosaic
 from geounet.raster.scene import SceneInfo
 from geounet.types import Rect
-from tests.support.rasters import NORTH_UP, write
+from tests.support.rasters import NORTH_UP, write, write_part
 
 CLASSES = [
     ClassInfo(name="background", code=0, colour="#1f1f1f"),
@@ -146,7 +146,7 @@ def test_grid_of_the_mask_is_the_scenes(tmp_path, transform, crs, shape):
     array = codes(*shape)
     about = info(*shape, transform=transform, crs=crs)
     rect = Rect(0, 0, *shape)
-    write_part(tmp_path / "p.tif", array, rect, 255, {})
+    write_part(tmp_path / "p.tif", array)
     write_mosaic(tmp_path / "m.vrt", shape, 1, "uint8", 255, [(rect, tmp_path / "p.tif")])
     write_mask(tmp_path / "m.vrt", tmp_path / "mask.tif", about, CLASSES, TAGS)
     validate(tmp_path / "mask.tif")
@@ -215,7 +215,7 @@ def test_sources_that_do_not_fit(tmp_path):
 
 def test_a_missing_part_fails_and_leaves_nothing(tmp_path):
     rect = Rect(0, 0, 600, 600)
-    write_part(tmp_path / "p.tif", codes(600, 600), rect, 255, {})
+    write_part(tmp_path / "p.tif", codes(600, 600))
     write_mosaic(tmp_path / "m.vrt", (600, 600), 1, "uint8", 255, [(rect, tmp_path / "p.tif")])
     data = (tmp_path / "p.tif").read_bytes()
     (tmp_path / "p.tif").write_bytes(data[: len(data) // 2])
@@ -237,15 +237,16 @@ from pathlib import Path
 import numpy as np
 from tests.unit.test_raster_cog import CLASSES, info
 from geounet.raster.cog import write_mask
-from geounet.raster.parts import write_mosaic, write_part
+from geounet.raster.parts import write_mosaic
 from geounet.types import Rect
+from tests.support.rasters import write_part
 side, folder = int(sys.argv[1]), Path(sys.argv[2])
 array = np.kron(np.random.default_rng(0).integers(0, 2, (32, 32)), np.ones((64, 64))).astype(np.uint8)[None]
 pieces = []
 for y in range(0, side, 2048):
     for x in range(0, side, 2048):
         rect = Rect(y, x, y + 2048, x + 2048)
-        write_part(folder / f"{y}_{x}.tif", array, rect, 255, {})
+        write_part(folder / f"{y}_{x}.tif", array)
         pieces.append((rect, folder / f"{y}_{x}.tif"))
 write_mosaic(folder / "m.vrt", (side, side), 1, "uint8", 255, pieces)
 write_mask(folder / "m.vrt", folder / "mask.tif", info(side, side), CLASSES, {})
