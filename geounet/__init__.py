@@ -9,10 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from geounet.batch.run import RunResult, run
+    from geounet.batch.run import Rounds, RunResult, run
     from geounet.config.job import Job
     from geounet.config.train import TrainJob
     from geounet.errors import GeounetError
+    from geounet.evaluation.compare import EvaluationSettings
     from geounet.evaluation.measure import Evaluation, evaluate
     from geounet.models.api import Model, load_model
     from geounet.training.run import TrainResult, train
@@ -21,9 +22,11 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Evaluation": "geounet.evaluation.measure",
+    "EvaluationSettings": "geounet.evaluation.compare",
     "GeounetError": "geounet.errors",
     "Job": "geounet.config.job",
     "Model": "geounet.models.api",
+    "Rounds": "geounet.batch.run",
     "RunResult": "geounet.batch.run",
     "TrainJob": "geounet.config.train",
     "TrainResult": "geounet.training.run",
@@ -35,9 +38,11 @@ _HOMES = {
 
 __all__ = [
     "Evaluation",
+    "EvaluationSettings",
     "GeounetError",
     "Job",
     "Model",
+    "Rounds",
     "RunResult",
     "TrainJob",
     "TrainResult",

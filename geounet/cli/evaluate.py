@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from geounet.cli.options import json_option
+
+if TYPE_CHECKING:
+    from geounet.evaluation.specs import LabelKeys
 
 MANY = ("--pred", "--truth", "--scenes")
 """Options that take all words up to the next option, as a shell makes them of `scenes/*.tif`."""
@@ -141,7 +144,7 @@ def _evaluate(given: Mapping[str, Any], as_json: bool) -> int:
     from geounet.atomic import make_folder
     from geounet.cli.progress import Progress
     from geounet.errors import OutputExistsError
-    from geounet.evaluation.compare import Settings
+    from geounet.evaluation.compare import EvaluationSettings
     from geounet.evaluation.measure import evaluate as measure
     from geounet.evaluation.measure import predicted
 
@@ -172,7 +175,7 @@ def _evaluate(given: Mapping[str, Any], as_json: bool) -> int:
             label_band=given["label_band"],
             names=_pairs(given, "names"),
             how=_how(given),
-            settings=Settings(
+            settings=EvaluationSettings(
                 window=given["window"],
                 boundary_px=given["boundary_px"],
                 tolerance=_first(given["tolerance_px"], given["tolerance_m"], 3.0),
@@ -201,12 +204,17 @@ def _first(*values: float | None) -> float:
     return next(v for v in values if v is not None)
 
 
-def _how(given: Mapping[str, Any]) -> dict[str, Any]:
-    found = {key: given[key] for key in ("class_", "column", "layer", "width_m", "rest") if given[key] is not None}
-    for key in ("values", "colours"):
-        if given[key] is not None:
-            found[key] = _pairs(given, key)
-    return {**found, "others": given["others"]}
+def _how(given: Mapping[str, Any]) -> LabelKeys:
+    return {
+        "class_": given["class_"],
+        "values": _pairs(given, "values"),
+        "colours": _pairs(given, "colours"),
+        "column": given["column"],
+        "layer": given["layer"],
+        "width_m": given["width_m"],
+        "others": given["others"],
+        "rest": given["rest"],
+    }
 
 
 def _pairs(given: Mapping[str, Any], key: str) -> dict[str, str] | None:

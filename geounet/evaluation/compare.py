@@ -53,7 +53,7 @@ RING_STEP = 0.5
 
 
 @dataclass(frozen=True)
-class Settings:
+class EvaluationSettings:
     """How things are compared.
 
     Attributes
@@ -188,7 +188,7 @@ class Comparison:
     """
 
     def __init__(self, number: int, prediction: Prediction, truth: Truth, classes: Classes, grid: Grid,
-                 metric: Metric, area: Area | None, settings: Settings, work: Path) -> None:  # fmt: skip
+                 metric: Metric, area: Area | None, settings: EvaluationSettings, work: Path) -> None:  # fmt: skip
         self.number, self.prediction, self.truth, self.classes = number, prediction, truth, classes
         self.grid, self.metric, self.area, self.settings, self.work = grid, metric, area, settings, work
         self.affine = Affine(*grid.transform)

@@ -15,11 +15,11 @@ import shapely
 from geounet.config.card import ClassInfo
 from geounet.engine.scene import Progress, Silent
 from geounet.errors import GeounetError, JobError, LabelError
-from geounet.evaluation.compare import Comparison, Settings, WindowScore
+from geounet.evaluation.compare import Comparison, EvaluationSettings, Seen, WindowScore
 from geounet.evaluation.metric import Metric, metric
 from geounet.evaluation.prediction import Grid, Prediction, grid_of, predictions, with_picture
 from geounet.evaluation.shapes import layers_of, read_shapes
-from geounet.evaluation.specs import load_spec, of_one_class, spec_of, with_labels, with_names, without_mask
+from geounet.evaluation.specs import LabelKeys, load_spec, of_one_class, spec_of, with_labels, with_names, without_mask
 from geounet.evaluation.tally import Tally
 from geounet.evaluation.truth import Area, Classes, Labelled, Spec, Truth, classes_of, label_files
 from geounet.labels.frames import Frame
@@ -89,8 +89,8 @@ def evaluate(
     band: int | None = None,
     label_band: int = 1,
     names: Mapping[str, str] | None = None,
-    how: Mapping[str, Any] | None = None,
-    settings: Settings | None = None,
+    how: LabelKeys | None = None,
+    settings: EvaluationSettings | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measure predictions against labels.
@@ -135,7 +135,7 @@ def evaluate(
     LabelError, SceneError, VectorError
         If a file cannot be read, or labels do not lie on the prediction.
     """
-    settings, progress = settings or Settings(), progress or Silent()
+    settings, progress = settings or EvaluationSettings(), progress or Silent()
     found = [p for path in _listed(pred) for p in predictions(Path(path), band)]
     if (truth is None) == (labels is None):
         raise JobError("give labels either as files (--truth) or as a file that describes them (--labels)")
@@ -146,7 +146,7 @@ def evaluate(
         files = [file for layer in spec.layers for file in expand(layer.files, spec.root, "labels")]
     else:
         files = expand([str(t) for t in _listed(truth or [])], Path.cwd(), "truth")
-    how = how or {}
+    how = how or LabelKeys()
     found = [_named(p, files, label_band, names, how.get("class_")) for p in found]
     if probability is not None or image is not None:
         found = [with_picture(replace(found[0], probability=_path(probability) or found[0].probability), _path(image))]
@@ -192,7 +192,7 @@ def _listed(value: PathLike | Sequence[PathLike]) -> list[PathLike]:
     return [value] if isinstance(value, (str, Path)) else list(value)
 
 
-def _tolerance(settings: Settings) -> tuple[float, str]:
+def _tolerance(settings: EvaluationSettings) -> tuple[float, str]:
     return settings.tolerance, "m" if settings.metres else "px"
 
 
@@ -209,12 +209,13 @@ def _named(
     return replace(found, mask=with_labels(files, mask, band))
 
 
-def _spec(found: Sequence[Prediction], files: Sequence[Path], band: int, how: Mapping[str, Any]) -> Spec:
+def _spec(found: Sequence[Prediction], files: Sequence[Path], band: int, how: LabelKeys) -> Spec:
     mask = next((p.mask for p in found if p.mask is not None), None)
     if mask is not None:
         return spec_of(files, mask.classes, coded="names" if mask.named else "values", band=band, **how)
     words = [*(how.get("values") or {}).values(), *(how.get("colours") or {}).values()]
-    words += [how["class_"]] if how.get("class_") else []
+    class_ = how.get("class_")
+    words += [class_] if class_ else []
     return spec_of(files, _vector_classes(found[0], files, band, words), coded="nothing", band=band, **how)
 
 
@@ -282,7 +283,7 @@ def _grid(prediction: Prediction, files: Sequence[Path]) -> Grid:
     raise JobError(f"{prediction.vectors}: nothing to compare: neither it nor the labels hold features")
 
 
-def _compared(number: int, case: Case, labelled: Labelled, settings: Settings, work: Path) -> Any:
+def _compared(number: int, case: Case, labelled: Labelled, settings: EvaluationSettings, work: Path) -> Seen:
     truth = Truth(labelled, case.frame, case.file, pixels=case.grid.real)
     try:
         return Comparison(

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 from pydantic import Field, ValidationError
@@ -77,6 +77,19 @@ def pairs(text: str, option: str) -> dict[str, str]:
             raise JobError(f"{option}: found {part!r}, expected VALUE=CLASS, as in 1=building,0=other")
         found[value] = name
     return found
+
+
+class LabelKeys(TypedDict, total=False):
+    """What label files mean, as keywords of `spec_of`."""
+
+    class_: str | None
+    values: Mapping[str, str] | None
+    colours: Mapping[str, str] | None
+    column: str | None
+    layer: str | None
+    width_m: float | None
+    others: str
+    rest: str | None
 
 
 def spec_of(

@@ -321,8 +321,9 @@ def test_the_manifest_says_what_inferred_it(
     (one,) = scene_runs(job_of(scene, bundle, tmp_path / "mixed", "tiling.block=1"))
     mixed = one.run()
     assert mixed["processors"] == ["A (AVX2)", "B (AVX512)"]
-    assert "inferred on different processors (A (AVX2); B (AVX512)): pixels may differ in the last bit" in (
-        mixed["warnings"]
+    assert (
+        "inferred on different processors (A (AVX2); B (AVX512)): pixels may differ in the last bit"
+        in (mixed["warnings"])
     )
 
 

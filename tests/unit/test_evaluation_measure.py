@@ -19,7 +19,7 @@ from rasterio.warp import Resampling, reproject, transform_bounds
 
 import geounet
 from geounet.errors import GeounetError, JobError, LabelError, VectorError
-from geounet.evaluation.compare import Settings
+from geounet.evaluation.compare import EvaluationSettings
 from geounet.evaluation.measure import Evaluation, evaluate
 from geounet.raster.scene import SceneSpec, describe
 from tests.support.evaluation import GRID, NAMES, SIZE, UTM, names_beside, raster, town
@@ -48,7 +48,7 @@ def polygons(codes: np.ndarray, code: int) -> list[Any]:
 
 def test_pixels_of_two_masks(scene: Any) -> None:
     pred, labels, found, truth = scene
-    result = evaluate(pred, labels, settings=Settings(what=frozenset({"pixels"})))
+    result = evaluate(pred, labels, settings=EvaluationSettings(what=frozenset({"pixels"})))
     pixel = result.scores["pixel"]
     valid = (truth != 255) & (found != 255)
     assert pixel["pixels"] == valid.sum()
@@ -70,8 +70,8 @@ def test_pixels_of_two_masks(scene: Any) -> None:
 
 def test_windows_do_not_matter(scene: Any) -> None:
     pred, labels, _, _ = scene
-    whole = evaluate(pred, labels, settings=Settings(window=1024)).scores
-    parts = evaluate(pred, labels, settings=Settings(window=64)).scores
+    whole = evaluate(pred, labels, settings=EvaluationSettings(window=1024)).scores
+    parts = evaluate(pred, labels, settings=EvaluationSettings(window=64)).scores
     for scores in (whole, parts):
         del scores["pixel"]["hausdorff"]  # is one of windows
         for cover in scores["landcover"].values():
@@ -325,9 +325,9 @@ def test_vectors_against_vectors(scene: Any, tmp_path: Path) -> None:
     # A raster of one class without names is what the vectors are.
     one = raster(tmp_path / "one.tif", np.where(truth == 255, 255, truth == 1).astype(np.uint8))
     assert evaluate(gpkg, one).scores["buildings"] == mixed
-    named = evaluate(gpkg, houses, settings=Settings(layer="buildings")).scores["buildings"]
+    named = evaluate(gpkg, houses, settings=EvaluationSettings(layer="buildings")).scores["buildings"]
     assert named == evaluate(gpkg, houses).scores["buildings"]
-    assert "has no layer 'roofs'; it has buildings" in failing(gpkg, houses, settings=Settings(layer="roofs"))
+    assert "has no layer 'roofs'; it has buildings" in failing(gpkg, houses, settings=EvaluationSettings(layer="roofs"))
     nothing = tmp_path / "nothing.gpkg"
     geopandas.GeoDataFrame(geometry=[], crs=UTM).to_file(nothing, layer="buildings", geometry_type="Polygon")
     assert evaluate(nothing, houses).scores["buildings"]["f1_50"] == 0.0
@@ -640,7 +640,7 @@ def test_kinds_are_those_of_the_manifest(scene: Any, tmp_path: Path) -> None:
 def test_the_page(scene: Any, tmp_path: Path) -> None:
     pred, labels, found, _ = scene
     picture = write(tmp_path / "image.tif", np.stack([found % 200 + 20] * 3), crs=UTM, transform=GRID)
-    result = evaluate(pred, labels, image=picture, settings=Settings(window=64))
+    result = evaluate(pred, labels, image=picture, settings=EvaluationSettings(window=64))
     assert isinstance(result, Evaluation)
     result.write_page(tmp_path / "page.html")
     html = (tmp_path / "page.html").read_text()
@@ -655,7 +655,7 @@ def test_pictures_show_what_is_wrong(scene: Any) -> None:
     from geounet.evaluation.pictures import GAP, PANEL, chosen, window_picture
 
     pred, labels, found, truth = scene
-    result = evaluate(pred, labels, settings=Settings(window=1024))
+    result = evaluate(pred, labels, settings=EvaluationSettings(window=1024))
     (window,) = chosen(result.windows, 5, worst=True)
     picture = np.asarray(window_picture(result, window))
     side = round(SIZE[0] * PANEL / SIZE[1])

@@ -5,10 +5,13 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "geounet"
@@ -52,6 +55,26 @@ def imports(module: Path) -> Iterator[str]:
             name = ".".join([*base, *([node.module] if node.module else [])])
             # `from geounet import grid` imports geounet.grid
             yield from (f"{name}.{alias.name}" for alias in node.names) if name == "geounet" else (name,)
+
+
+DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image", "yaml": "PyYAML",
+                 "segmentation_models_pytorch": "segmentation-models-pytorch"}  # fmt: skip
+"""Names of packages whose modules are called otherwise."""
+
+
+def test_what_is_imported_is_declared_and_the_other_way_round() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = {Requirement(text).name for text in project["dependencies"]}
+    optional = {Requirement(text).name for texts in project["optional-dependencies"].values() for text in texts}
+    tops = {name.split(".")[0] for module in MODULES for name in imports(module)} - {
+        "geounet",
+        *sys.stdlib_module_names,
+    }
+    imported = {DISTRIBUTIONS.get(top, top) for top in tops}
+    assert imported - needed - optional == set(), "imported, but only there by chance"
+    # torchvision: torch of another build than its pair breaks it, and smp and timm import it
+    # onnx and onnxscript: torch.onnx imports them; tensorboard: torch.utils.tensorboard does
+    assert (needed | optional) - imported - {"torchvision", "onnx", "onnxscript", "tensorboard"} == set()
 
 
 def importing(names: set[str]) -> dict[str, set[str]]:
