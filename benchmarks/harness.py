@@ -207,8 +207,8 @@ def machine() -> dict[str, Any]:
     """Return what the figures depend on."""
     import torch
 
-    from geounet.engine.cluster import cores
     from geounet.engine.plan import versions
+    from geounet.machine import cores
     from geounet.models.device import cpu_has_bf16
 
     model = platform.processor()

@@ -113,7 +113,7 @@ def run(work: Path, out: Path | None, *, size: int = 4096, repeats: int = 3) -> 
     from benchmarks.harness import Row, launch, note, python, report
     from benchmarks.material import fresh, made_up, random_model
     from benchmarks.speed import alone
-    from geounet.engine.cluster import cores
+    from geounet.machine import cores
 
     scene, model = made_up(work, size), random_model(work)
     runs: list[dict[str, float]] = []

@@ -34,7 +34,7 @@ def run(
     seconds: float = 1.0,
 ) -> dict[str, Any]:  # fmt: skip
     """Measure and report; `size` is the side of the scene of the whole runs, px."""
-    from geounet.engine.cluster import cores
+    from geounet.machine import cores
     from geounet.models.device import resolve
 
     model, most = random_model(work), cores()

@@ -205,15 +205,13 @@ def _torch() -> Iterator[Finding]:
 def _machine(folder: Path) -> Iterator[Finding]:
     import psutil
 
-    from geounet.engine.cluster import cores
+    from geounet.machine import cores, memory_limit
 
     yield Finding("cores", "ok", f"{cores()} of {os.cpu_count()} usable")
-    memory = psutil.virtual_memory()
-    from distributed.system import MEMORY_LIMIT  # respects the limits of containers
-
-    usable = MEMORY_LIMIT / 1e9
+    limit = memory_limit()
+    usable, available = limit / 1e9, min(limit, psutil.virtual_memory().available) / 1e9
     low = usable < _LOW_MEMORY_GB
-    value = f"{usable:.1f} GB, {min(memory.available, MEMORY_LIMIT) / 1e9:.1f} GB available"
+    value = f"{usable:.1f} GB, {available:.1f} GB available"
     yield Finding(
         "memory", "warning" if low else "ok", value, "a run needs about 2 GB a worker; use --workers 1" if low else ""
     )

@@ -158,7 +158,7 @@ def vectorize(
     given = {key: value for key, value in keys.items() if value is not None}
     _check(chosen, given, rasters, class_, classes, threshold, mosaic)
 
-    from geounet.engine.cluster import cores
+    from geounet.machine import cores
     from geounet.vector.request import DEFAULT_CELL
     from geounet.vector.standalone import Order, vectorize
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from geounet.config.job import Cluster
 from geounet.errors import ClusterError
+from geounet.machine import cores, memory_limit
 
 logger = logging.getLogger(__name__)
 
@@ -50,13 +51,6 @@ CONFIG: dict[str, Any] = {
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 DEVICES = Path("/dev")
-
-
-def cores() -> int:
-    """Return the number of processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def gpus() -> list[str]:
@@ -132,11 +126,9 @@ def local_layout(cluster: Cluster, device: str) -> Layout:
 def _helpers(cluster: Cluster, workers: int, threads: int) -> int:
     if isinstance(cluster.helpers, int):
         return cluster.helpers
-    from distributed.system import MEMORY_LIMIT
-
     # Threads in excess of the cores are no room for more.
     idle = max(0, min(workers * (threads - 1), cores() - workers))
-    return min(idle, int(MEMORY_LIMIT) // 4 // HELPER_BYTES)
+    return min(idle, memory_limit() // 4 // HELPER_BYTES)
 
 
 class Helpers:
@@ -195,12 +187,13 @@ class Connection:
 
 def _local(layout: Layout) -> Any:
     from distributed import Nanny, Scheduler, SpecCluster
-    from distributed.system import MEMORY_LIMIT
+
+    memory = memory_limit()
 
     def nanny(environment: dict[str, str], resources: dict[str, float]) -> dict[str, Any]:
         options = {
             "nthreads": 1,
-            "memory_limit": int(MEMORY_LIMIT),
+            "memory_limit": memory,
             "dashboard_address": "127.0.0.1:0",
             "host": "127.0.0.1",
             "env": environment,

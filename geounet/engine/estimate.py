@@ -12,6 +12,7 @@ from geounet.config.card import Card
 from geounet.config.job import Job, Vector
 from geounet.engine.plan import Plan
 from geounet.errors import JobError
+from geounet.machine import memory_limit
 from geounet.raster.scene import SceneInfo
 
 BASE_BYTES = 740 * 2**20
@@ -140,13 +141,6 @@ def _vectors(layers: Vector, pixels: int, gsd: float | None) -> tuple[int, int]:
     return parts, len(layers.formats) * file + FILE_OVERHEAD * 16
 
 
-def memory() -> int:
-    """Return the bytes of memory that processes here may use: the machine's, or a container's limit."""
-    from distributed.system import MEMORY_LIMIT
-
-    return int(MEMORY_LIMIT)
-
-
 def check_memory(job: Job, tile: int, batch: int, needed: Callable[[int], int]) -> None:
     """Check that one forward pass can be had at all on this machine, before a process dies of it again and again.
 
@@ -166,7 +160,7 @@ def check_memory(job: Job, tile: int, batch: int, needed: Callable[[int], int]) 
     """
     if job.predict.batch == "auto" and job.tiling.tile == "auto":
         return
-    size, most = needed(batch), memory()
+    size, most = needed(batch), memory_limit()
     if size <= most:
         return
     given = f"about {size / 1e9:,.0f} GB of memory, {most / 1e9:,.0f} are available"
@@ -189,7 +183,7 @@ def measure(plan: Plan) -> tuple[int, float | None]:
     from geounet.predict.probe import memory_needed
 
     recipe = plan.recipe
-    if memory_needed(recipe.model, recipe.device, recipe.precision, recipe.tile, recipe.batch) > memory():
+    if memory_needed(recipe.model, recipe.device, recipe.precision, recipe.tile, recipe.batch) > memory_limit():
         return estimate_memory(load_bundle(recipe.model), recipe.tile, recipe.batch, recipe.precision), None
     predictor = predictor_of(recipe)
     side = recipe.tile + 2 * predictor.margin

@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from geounet.engine.cluster import NETWORK, Helpers, cores
+from geounet.engine.cluster import NETWORK, Helpers
 from geounet.engine.gate import ALONE, Gate
 from geounet.errors import ClusterError, GeounetError, JobError, ModelError, ValuesError
+from geounet.machine import cores
 from geounet.raster.env import one_line
 from geounet.raster.space import disk_full
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from geounet.atomic import write_text
 from geounet.batch.lock import locked
 from geounet.errors import JobError
+from geounet.machine import cores
 from geounet.models.bundle import Bundle, load_bundle, save_bundle
 from geounet.models.device import resolve
 from geounet.models.network import load
@@ -400,5 +401,4 @@ def threads_of(job: TrainJob) -> int:
     """Return how many threads a process computes with on a CPU: `auto` shares the cores among those of this machine."""
     if job.run.threads != "auto":
         return job.run.threads
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, available // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from distributed import system
 
 from geounet.config.job import Cluster
 from geounet.engine import cluster as module
@@ -34,16 +33,16 @@ def test_every_core_has_work(
 ) -> None:
     monkeypatch.setattr(module, "cores", lambda: cores)
     monkeypatch.setattr(module, "gpus", lambda: gpus)
-    monkeypatch.setattr(system, "MEMORY_LIMIT", 64 << 30)
+    monkeypatch.setattr(module, "memory_limit", lambda: 64 << 30)
     assert local_layout(Cluster(**asked), "auto") == expected
 
 
 def test_memory_bounds_the_helpers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "cores", lambda: 64)
     monkeypatch.setattr(module, "gpus", list)
-    monkeypatch.setattr(system, "MEMORY_LIMIT", 20 * HELPER_BYTES)
+    monkeypatch.setattr(module, "memory_limit", lambda: 20 * HELPER_BYTES)
     assert local_layout(Cluster(workers=1), "cpu").helpers == 5
-    monkeypatch.setattr(system, "MEMORY_LIMIT", HELPER_BYTES)
+    monkeypatch.setattr(module, "memory_limit", lambda: HELPER_BYTES)
     assert local_layout(Cluster(workers=1), "cpu").helpers == 0
 
 

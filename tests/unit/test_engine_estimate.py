@@ -23,7 +23,7 @@ def checked(monkeypatch: pytest.MonkeyPatch, batch: int, tile: int, **given: Any
         asked.append(tiles)
         return tiles * tile * tile * 1000
 
-    monkeypatch.setattr(module, "memory", lambda: 16 * GB)
+    monkeypatch.setattr(module, "memory_limit", lambda: 16 * GB)
     check_memory(Job.model_validate({"scenes": ["a.tif"], "model": "demo", **given}), tile, batch, needed)
     return asked
 

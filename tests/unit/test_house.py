@@ -18,7 +18,7 @@ PACKAGE = ROOT / "geounet"
 
 # Data order; an import points to the left, or stays in its own package.
 ORDER = [
-    {"types", "errors", "atomic"},
+    {"types", "errors", "atomic", "machine"},
     {"config"},
     {"grid"},
     {"raster"},
@@ -124,7 +124,7 @@ def test_only_models_and_training_import_networks() -> None:
 
 def test_pure_parts_know_no_files_and_no_torch() -> None:
     heavy = {"torch", "torchvision", "rasterio", "geopandas", "pyogrio", "dask", "distributed"}
-    assert set(importing(heavy)) & {"types", "errors", "atomic", "config", "grid"} == set()
+    assert set(importing(heavy)) & {"types", "errors", "atomic", "machine", "config", "grid"} == set()
 
 
 def test_dask_stays_in_the_engine() -> None:
@@ -133,6 +133,12 @@ def test_dask_stays_in_the_engine() -> None:
 
 def test_the_engine_knows_no_pixels() -> None:
     assert "engine" not in importing({"rasterio", "torch", "shapely", "pyogrio", "geopandas", "PIL", "scipy"})
+
+
+def test_one_module_asks_what_the_machine_has() -> None:
+    # Dask, psutil and the standard library know only some of the limits.
+    asks = re.compile(r"sched_getaffinity|process_cpu_count|CPU_COUNT|MEMORY_LIMIT|virtual_memory\(\)\.total")
+    assert [m.name for m in MODULES if asks.search(m.read_text(encoding="utf-8"))] == ["machine.py"]
 
 
 def test_modules_are_short_and_have_one_word_names() -> None:
