@@ -259,11 +259,20 @@ class Cluster(Section):
         Literal["local", "address"],
         Field(description="local: processes on this machine; address: a running scheduler"),
     ] = "local"
-    workers: Annotated[Positive | Auto, Field(description="processes of a local cluster")] = "auto"
+    workers: Annotated[
+        Positive | Auto,
+        Field(
+            description="processes of a local cluster; auto: one a GPU, or one per four cores, fewer where these would "
+            "need more than three quarters of the memory; limits of containers, systemd and SLURM count for both"
+        ),
+    ] = "auto"
     threads: Annotated[Positive | Auto, Field(description="forward passes side by side, a thread each")] = "auto"
     helpers: Annotated[
         Annotated[Whole, Field(ge=0)] | Auto,
-        Field(description="more processes of a local cluster, for vectors; auto: as many as there are idle cores"),
+        Field(
+            description="more processes of a local cluster, for vectors; auto: as many as there are idle cores, and a "
+            "quarter of the memory holds"
+        ),
     ] = "auto"
     address: Annotated[
         str | None, Field(description="scheduler address, for kind address: tcp://host:8786", min_length=1)

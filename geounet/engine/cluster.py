@@ -95,6 +95,13 @@ class Layout:
     """Processes that come for vectors, which take one thread each."""
 
 
+BASE_BYTES = 740 << 20
+"""Resident memory of a worker with torch, the model's library and GDAL loaded (measured: benchmarks/memory.py)."""
+
+PASS_BYTES = 384 << 20
+"""Memory of a forward pass and of what is blended of it, as measured with a small encoder (docs/benchmarks.md); larger
+ones take more."""
+
 HELPER_BYTES = 512 << 20
 """Memory that a helper is given room for: twice what one was measured to take (docs/benchmarks.md)."""
 
@@ -105,7 +112,8 @@ NETWORK = "geounet-network"
 def local_layout(cluster: Cluster, device: str) -> Layout:
     """Return the layout of a local cluster: a worker per GPU, or one per four cores on CPU (docs/benchmarks.md).
 
-    Vectors get as many processes as the network has threads, where a quarter of the memory holds those beside its own.
+    Workers are fewer where three quarters of the memory do not hold those, with the threads that each would have had.
+    Vectors get as many processes as the network has threads, where the last quarter holds those beside its own.
 
     Raises
     ------
@@ -113,14 +121,15 @@ def local_layout(cluster: Cluster, device: str) -> Layout:
         If a CUDA device is asked for that is not there.
     """
     devices = gpus() if device == "auto" else [_gpu(device)] if device.startswith("cuda") else []
-    if devices:
-        workers = cluster.workers if isinstance(cluster.workers, int) else len(devices)
-        chosen = tuple(devices[i % len(devices)] for i in range(workers))
-        threads = cluster.threads if isinstance(cluster.threads, int) else max(1, cores() // workers)
-        return Layout(workers, threads, chosen, _helpers(cluster, workers, threads))
-    workers = cluster.workers if isinstance(cluster.workers, int) else max(1, cores() // 4)
+    workers = cluster.workers if isinstance(cluster.workers, int) else len(devices) or max(1, cores() // 4)
     threads = cluster.threads if isinstance(cluster.threads, int) else max(1, cores() // workers)
-    return Layout(workers, threads, helpers=_helpers(cluster, workers, threads))
+    each = BASE_BYTES + PASS_BYTES * (1 if devices else threads)
+    fewer = max(1, min(workers, memory_limit() * 3 // 4 // each))
+    if cluster.workers == "auto" and fewer < workers:
+        logger.info("memory holds %d of %d workers with %d threads each", fewer, workers, threads)
+        workers = fewer
+    chosen = tuple(devices[i % len(devices)] for i in range(workers)) if devices else ()
+    return Layout(workers, threads, chosen, _helpers(cluster, workers, threads))
 
 
 def _helpers(cluster: Cluster, workers: int, threads: int) -> int:

@@ -10,13 +10,11 @@ from typing import Any
 
 from geounet.config.card import Card
 from geounet.config.job import Job, Vector
+from geounet.engine.cluster import BASE_BYTES
 from geounet.engine.plan import Plan
 from geounet.errors import JobError
 from geounet.machine import memory_limit
 from geounet.raster.scene import SceneInfo
-
-BASE_BYTES = 740 * 2**20
-"""Resident memory of a worker with torch, the model's library and GDAL loaded (measured: benchmarks/memory.py)."""
 
 VECTOR_PART_BYTES, VECTOR_FILE_BYTES = 16, 4
 """Disk per pixel that vectors' parts, and a file of them, take at most where small polygons are left out. White noise,

@@ -37,6 +37,45 @@ def test_every_core_has_work(
     assert local_layout(Cluster(**asked), "auto") == expected
 
 
+@pytest.mark.parametrize(
+    ("cores", "gpus", "gib", "asked", "expected"),
+    [
+        (64, [], 8, {}, Layout(2, 4, helpers=4)),
+        (64, [], 16, {}, Layout(5, 4, helpers=8)),
+        (64, [], 64, {}, Layout(16, 4, helpers=32)),
+        (2, [], 24, {}, Layout(1, 2, helpers=1)),
+        (64, [], 1, {}, Layout(1, 4)),
+        (64, [], 8, {"threads": 1}, Layout(5, 1)),
+        (64, [], 8, {"workers": 16, "helpers": 0}, Layout(16, 4)),
+        (64, ["0", "1", "2", "3"], 4, {}, Layout(2, 16, ("0", "1"), 2)),
+    ],
+)
+def test_memory_bounds_the_workers_that_are_not_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+    cores: int,
+    gpus: list[str],
+    gib: int,
+    asked: dict[str, int],
+    expected: Layout,
+) -> None:
+    monkeypatch.setattr(module, "cores", lambda: cores)
+    monkeypatch.setattr(module, "gpus", lambda: gpus)
+    monkeypatch.setattr(module, "memory_limit", lambda: gib << 30)
+    assert local_layout(Cluster(**asked), "auto") == expected
+
+
+def test_it_is_told_that_memory_bounds_the_workers(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "cores", lambda: 64)
+    monkeypatch.setattr(module, "memory_limit", lambda: 8 << 30)
+    with caplog.at_level("INFO", logger="geounet"):
+        local_layout(Cluster(workers=16), "cpu")
+        assert caplog.messages == []
+        local_layout(Cluster(), "cpu")
+    assert caplog.messages == ["memory holds 2 of 16 workers with 4 threads each"]
+
+
 def test_memory_bounds_the_helpers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "cores", lambda: 64)
     monkeypatch.setattr(module, "gpus", list)
