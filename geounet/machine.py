@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 _ROOT = Path("/")
@@ -62,6 +63,22 @@ def memory_limit(root: Path = _ROOT) -> int:
         if resident != resource.RLIM_INFINITY:  # address space is no measure: libraries reserve far more than they use
             limit = min(limit, resident)
     return max(1, limit)
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the installed version of each package, or `not installed`: as ours is where its source tree alone is."""
+    return {name: _version(name) for name in packages}
+
+
+@cache
+def _version(package: str) -> str:
+    # Once: it reads and parses a file a package, which took most of the time of a scene that is done already.
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:

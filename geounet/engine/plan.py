@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from functools import cache
-from importlib.metadata import version
 from typing import Any
 
+from geounet import machine
 from geounet.config.card import Card
 from geounet.config.job import Job, Vector
 from geounet.engine.ledger import fingerprint
@@ -39,13 +38,7 @@ PACKAGES = ("geounet", "torch", "segmentation-models-pytorch", "timm", "rasterio
 
 def versions() -> dict[str, str]:
     """Return the versions of the packages that results depend on."""
-    return dict(_versions())
-
-
-@cache
-def _versions() -> tuple[tuple[str, str], ...]:
-    # Once: it reads and parses a file a package, which took most of the time of a scene that is done already.
-    return tuple((name, version(name)) for name in PACKAGES)
+    return machine.versions(PACKAGES)
 
 
 def check_bands(info: SceneInfo, card: Card, *, chosen: bool = False) -> None:

@@ -10,10 +10,10 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geounet import machine
 from geounet.config.card import OWN_NETWORKS, Card, InputSpec, Scaling, TileSpec
 from geounet.errors import JobError, ModelError
 from geounet.models.bundle import load_bundle
@@ -150,13 +150,7 @@ def fingerprint(job: TrainJob, data: Dataset) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of what computes the weights."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    return {"python": platform.python_version(), **machine.versions(_PACKAGES)}
 
 
 def command() -> str:

@@ -1,16 +1,19 @@
-"""What a process may use: affinity, quotas and limits of control groups of both versions, in made-up trees."""
+"""What a process may use: affinity, quotas and limits of control groups in made-up trees; what is installed."""
 
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import psutil
 import pytest
 
-from geounet.machine import cores, memory_limit
+from geounet import machine
+from geounet.machine import cores, memory_limit, versions
 
 GB = 10**9
 
@@ -145,3 +148,29 @@ def test_limits_of_the_process_itself_count(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (-1, 2 * GB) if kind == resource.RLIMIT_RSS else (-1, -1))
     found = system(tmp_path, "0::/", [V2], {"cpu.max": "400000 100000", "memory.max": str(8 * GB)})
     assert (cores(found), memory_limit(found)) == (1, 2 * GB)
+
+
+def test_versions_of_what_is_and_is_not_installed() -> None:
+    found = versions(("numpy", "no-such-package"))
+    assert found == {"numpy": np.__version__, "no-such-package": "not installed"}
+    found["numpy"] = "changed"
+    assert versions(("numpy",)) == {"numpy": np.__version__}
+
+
+def test_versions_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    monkeypatch.setattr("importlib.metadata.version", lambda name: read.append(name) or "1.0")
+    machine._version.cache_clear()
+    assert [versions(["a", "b"]), versions(["b", "a"])] == [{"a": "1.0", "b": "1.0"}] * 2
+    assert read == ["a", "b"]
+    machine._version.cache_clear()
+
+
+def test_a_plain_source_tree_has_results_and_models_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    from geounet.engine import plan
+    from geounet.training import about
+
+    monkeypatch.setattr(plan, "PACKAGES", ("no-such-package", "numpy"))
+    monkeypatch.setattr(about, "_PACKAGES", ("no-such-package",))
+    assert plan.versions() == {"no-such-package": "not installed", "numpy": np.__version__}
+    assert about.versions() == {"python": platform.python_version(), "no-such-package": "not installed"}
