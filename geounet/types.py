@@ -1,4 +1,4 @@
-"""Value types that every layer shares: rectangles of pixels and the codes of the mask."""
+"""What every layer shares: rectangles of pixels, the codes of the mask, who runs work and who is told of it."""
 
 from __future__ import annotations
 
@@ -77,3 +77,18 @@ class Executor(Protocol):
         `label` names the stage in progress and logs.
         """
         ...
+
+
+class Progress(Protocol):
+    """Is told by a run, a training or a measurement how far it is."""
+
+    def update(self, stage: str, done: int, total: int, extra: str = "", pixels: int = 0) -> None:
+        """Say how much of a stage is done, and how many pixels this run has finished in it so far."""
+        ...
+
+
+class Silent:
+    """Progress that nobody watches."""
+
+    def update(self, stage: str, done: int, total: int, extra: str = "", pixels: int = 0) -> None:
+        """Do nothing."""

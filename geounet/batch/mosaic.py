@@ -16,8 +16,9 @@ from geounet.engine.ledger import fingerprint
 from geounet.engine.manifest import remove_replaced
 from geounet.engine.plan import versions
 from geounet.engine.pool import InlinePool, Pool, PoolExecutor
-from geounet.engine.scene import Progress, SceneRun
+from geounet.engine.scene import SceneRun
 from geounet.errors import GeounetError, OutputExistsError
+from geounet.types import Progress
 
 logger = logging.getLogger(__name__)
 

@@ -20,9 +20,10 @@ from geounet.batch.tally import Tally
 from geounet.engine.cluster import Layout
 from geounet.engine.drawing import FEW_CELLS, cells
 from geounet.engine.pool import InlinePool, Pool
-from geounet.engine.scene import Drawn, Inferred, Progress, SceneRun
+from geounet.engine.scene import Drawn, Inferred, SceneRun
 from geounet.engine.together import infer_all
 from geounet.errors import ClusterError, GeounetError, JobError, ModelError
+from geounet.types import Progress
 
 logger = logging.getLogger(__name__)
 

@@ -27,11 +27,12 @@ from geounet.engine.cluster import Connection, connect
 from geounet.engine.manifest import FORMAT, read_manifest
 from geounet.engine.plan import check_model, versions
 from geounet.engine.pool import InlinePool, Pool
-from geounet.engine.scene import Progress, SceneRun, Silent
+from geounet.engine.scene import SceneRun
 from geounet.errors import GeounetError, JobError, UnknownModelError
 from geounet.models.bundle import Bundle, load_bundle
 from geounet.raster.scene import SceneSpec
 from geounet.report.task import Ahead
+from geounet.types import Progress, Silent
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from geounet.engine.scene import Progress
+from geounet.types import Progress
 
 
 class Tally:

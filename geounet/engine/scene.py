@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from geounet.config.job import Job, Vector
 from geounet.config.layers import WITHOUT_METRES, metres_asked, resolve_layers
@@ -42,26 +42,12 @@ from geounet.predict.seal import seal_block
 from geounet.predict.stitch import model_mosaic, stitch
 from geounet.raster.scene import SceneInfo, SceneSpec, describe
 from geounet.report.task import Ahead, make_preview
+from geounet.types import Progress, Silent
 
 if TYPE_CHECKING:
     from geounet.vector.request import VectorRequest
 
 logger = logging.getLogger(__name__)
-
-
-class Progress(Protocol):
-    """What a run tells about itself while it goes on."""
-
-    def update(self, stage: str, done: int, total: int, extra: str = "", pixels: int = 0) -> None:
-        """Say how much of a stage is done, and how many pixels this run has finished in it so far."""
-        ...
-
-
-class Silent:
-    """Progress that nobody watches."""
-
-    def update(self, stage: str, done: int, total: int, extra: str = "", pixels: int = 0) -> None:
-        """Do nothing."""
 
 
 @dataclass(frozen=True)

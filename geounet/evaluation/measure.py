@@ -13,7 +13,6 @@ import numpy as np
 import shapely
 
 from geounet.config.card import ClassInfo
-from geounet.engine.scene import Progress, Silent
 from geounet.errors import GeounetError, JobError, LabelError
 from geounet.evaluation.compare import Comparison, EvaluationSettings, Seen, WindowScore
 from geounet.evaluation.metric import Metric, metric
@@ -25,6 +24,7 @@ from geounet.evaluation.truth import Area, Classes, Labelled, Spec, Truth, class
 from geounet.labels.frames import Frame
 from geounet.labels.layers import expand
 from geounet.raster.vectors import ENDINGS
+from geounet.types import Progress, Silent
 from geounet.vector.source import opened
 
 logger = logging.getLogger(__name__)

@@ -25,7 +25,8 @@ from geounet.models.bundle import Bundle, load_bundle, save_ensemble
 from geounet.models.device import resolve
 from geounet.training.ranks import joined
 from geounet.training.record import DONE, MODEL
-from geounet.training.run import Progress, TrainResult, train
+from geounet.training.run import TrainResult, train
+from geounet.types import Progress
 
 logger = logging.getLogger(__name__)
 

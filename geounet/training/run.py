@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -47,6 +47,7 @@ from geounet.training.start import check_start, start
 from geounet.training.state import BEST, load_state, load_weights
 from geounet.training.stop import Stop, stoppable
 from geounet.training.validate import Tally, measure
+from geounet.types import Progress
 
 if TYPE_CHECKING:
     from geounet.config.train import TrainJob
@@ -55,13 +56,6 @@ logger = logging.getLogger(__name__)
 
 _RARE = 1e-3
 """Share of pixels below which a class is weighted no higher."""
-
-
-class Progress(Protocol):
-    """What `geounet.cli.progress.Progress` does."""
-
-    def update(self, stage: str, done: int, total: int, extra: str = "", pixels: int = 0) -> None:
-        """Report where a stage is."""
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from geounet.batch.mosaic import mosaics
 from geounet.batch.run import _entry, scene_runs
 from geounet.config.load import job_from_options
 from geounet.engine.pool import InlinePool, Outcome, Task
-from geounet.engine.scene import SceneRun, Silent
+from geounet.engine.scene import SceneRun
 from geounet.models.bundle import Bundle
-from geounet.types import NODATA
+from geounet.types import NODATA, Silent
 from tests.support.local import write_scene
 from tests.support.models import small_unet
 

@@ -18,10 +18,9 @@ from geounet.cli.run import summary
 from geounet.config.job import Job
 from geounet.config.load import job_from_options
 from geounet.engine.pool import InlinePool
-from geounet.engine.scene import Silent
 from geounet.errors import OutputExistsError
 from geounet.raster.sidecar import write_aux
-from geounet.types import NODATA
+from geounet.types import NODATA, Silent
 from tests.support.models import small_unet
 from tests.support.rasters import write
 from tests.support.vectors import CLASSES, GRID, LAYERS, read, town, vectorize

@@ -19,9 +19,10 @@ from geounet.config.load import job_from_options
 from geounet.engine.cluster import Layout
 from geounet.engine.ledger import Ledger, folder_bytes
 from geounet.engine.pool import InlinePool
-from geounet.engine.scene import SceneRun, Silent
+from geounet.engine.scene import SceneRun
 from geounet.errors import JobError
 from geounet.models.bundle import Bundle
+from geounet.types import Silent
 from tests.support.local import write_scene
 from tests.support.models import small_unet
 

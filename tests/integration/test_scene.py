@@ -23,13 +23,14 @@ from geounet.config.load import job_from_options
 from geounet.engine import together as together_module
 from geounet.engine.cluster import Layout
 from geounet.engine.pool import InlinePool
-from geounet.engine.scene import SceneRun, Silent
+from geounet.engine.scene import SceneRun
 from geounet.engine.together import infer_all
 from geounet.errors import GeounetError, JobError, OutputExistsError, SceneError
 from geounet.models.bundle import Bundle, load_bundle
 from geounet.models.device import processor_name
 from geounet.predict import source
 from geounet.predict.probe import probe
+from geounet.types import Silent
 from tests.support.local import write_scene
 from tests.support.models import small_unet
 from tests.support.vectors import read

@@ -13,8 +13,8 @@ from geounet.batch.overlap import IN_FLIGHT, SMALL_PIXELS, most_in_flight, run_a
 from geounet.batch.tally import Tally
 from geounet.engine.gate import Gate
 from geounet.engine.pool import InlinePool
-from geounet.engine.scene import Silent
 from geounet.errors import ClusterError, GeounetError, SceneError
+from geounet.types import Silent
 
 PATIENCE = 20.0
 """Seconds after which a test that waits has failed."""

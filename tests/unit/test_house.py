@@ -141,6 +141,15 @@ def test_one_module_asks_what_the_machine_has() -> None:
     assert [m.name for m in MODULES if asks.search(m.read_text(encoding="utf-8"))] == ["machine.py"]
 
 
+def test_a_protocol_is_defined_once() -> None:
+    classes = (
+        n for m in MODULES for n in ast.walk(ast.parse(m.read_text(encoding="utf-8"))) if type(n) is ast.ClassDef
+    )
+    names = [c.name for c in classes if any(isinstance(b, ast.Name) and b.id == "Protocol" for b in c.bases)]
+    assert "Progress" in names
+    assert sorted(names) == sorted(set(names))
+
+
 def test_modules_are_short_and_have_one_word_names() -> None:
     for module in MODULES:
         lines = len(module.read_text(encoding="utf-8").splitlines())
