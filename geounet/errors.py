@@ -59,3 +59,9 @@ class LockedError(GeounetError):
     """Another run holds the lock of this output folder."""
 
     exit_code = 75
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's text; its class's name where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -17,6 +17,7 @@ import click
 
 from geounet.cli.errors import EXIT_FAILED
 from geounet.cli.options import json_option
+from geounet.errors import first_line
 
 State = Literal["ok", "warning", "broken"]
 
@@ -74,7 +75,7 @@ def doctor(work: Path | None, quick: bool, as_json: bool) -> int:
                 if not as_json:
                     _show(finding)
         except Exception as error:
-            findings.append(Finding(name, "broken", f"{type(error).__name__}: {_first_line(error)}", _ADVICE[name]))
+            findings.append(Finding(name, "broken", f"{type(error).__name__}: {first_line(error)}", _ADVICE[name]))
             if not as_json:
                 _show(findings[-1])
     broken = [finding for finding in findings if finding.state == "broken"]
@@ -103,10 +104,6 @@ def _show(finding: Finding) -> None:
     click.echo(f"{mark}  {finding.name:<28} {finding.value}")
     if finding.advice:
         click.echo(f"{'':<38}→ {finding.advice}")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0]
 
 
 def _python() -> Iterator[Finding]:
@@ -187,7 +184,7 @@ def _torch() -> Iterator[Finding]:
         yield Finding("torchvision", "ok", f"{torchvision.__version__}, works with this torch")
     except (ImportError, RuntimeError, AttributeError, OSError) as error:
         advice = f"torch {torch.__version__} and torchvision do not match: {_ADVICE['torch']}"
-        yield Finding("torchvision", "broken", _first_line(error), advice)
+        yield Finding("torchvision", "broken", first_line(error), advice)
         return
     import segmentation_models_pytorch as smp
 

@@ -11,9 +11,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from geounet.errors import ModelError
+from geounet.errors import ModelError, first_line
 from geounet.models.members import margin_of
-from geounet.models.network import build, give_context, margin, one_line
+from geounet.models.network import build, give_context, margin
 
 if TYPE_CHECKING:
     from geounet.config.card import Card
@@ -150,5 +150,7 @@ def _footprint(card_json: str, tile: int, item: int) -> tuple[int, int]:
         with torch.inference_mode(), live:
             network(torch.empty((1, len(card.input.bands), side, side), device="meta", dtype=dtype))
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise ModelError(f"{card.name}: {card.network} does not take tiles of {tile} px: {one_line(error)}") from error
+        raise ModelError(
+            f"{card.name}: {card.network} does not take tiles of {tile} px: {first_line(error)}"
+        ) from error
     return weights, live.peak

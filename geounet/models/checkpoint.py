@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from geounet.errors import ModelError
+from geounet.errors import ModelError, first_line
 from geounet.models.bundle import read_header
-from geounet.models.network import ARCHITECTURES, RESERVED, one_line
+from geounet.models.network import ARCHITECTURES, RESERVED
 from geounet.models.networks.table import NETWORKS
 
 Weights = dict[str, torch.Tensor]
@@ -80,7 +80,7 @@ def _read_pretrained(folder: Path) -> Source:
     try:
         config = json.loads(config_path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelError(f"{config_path}: not readable as JSON: {one_line(error)}") from None
+        raise ModelError(f"{config_path}: not readable as JSON: {first_line(error)}") from None
     if not isinstance(config, dict):
         raise ModelError(f"{config_path}: expected an object")
     if weights_path.is_file():
@@ -169,7 +169,7 @@ def _unpickled(path: Path) -> Any:
         if not isinstance(error, RuntimeError | OSError):
             raise ModelError(f"{path}: {_NONE}") from None
         raise ModelError(
-            f"{path}: is not a checkpoint that torch can read: {one_line(error)}; expected what torch.save wrote"
+            f"{path}: is not a checkpoint that torch can read: {first_line(error)}; expected what torch.save wrote"
         ) from None
 
 

@@ -18,9 +18,9 @@ import torch
 from torch import nn
 
 from geounet.atomic import atomic, make_folder
-from geounet.errors import GeounetError, JobError, ModelError, OutputExistsError
+from geounet.errors import GeounetError, JobError, ModelError, OutputExistsError, first_line
 from geounet.models.members import stride_of
-from geounet.models.network import load, one_line
+from geounet.models.network import load
 
 if TYPE_CHECKING:
     from geounet.config.card import InputSpec
@@ -180,7 +180,7 @@ def export_model(
             raise
         except Exception as error:  # exporters raise their own kinds, from many libraries
             raise ModelError(
-                f"{bundle.card.name}: {bundle.card.network} cannot be exported as {out.suffix}: {one_line(error)}"
+                f"{bundle.card.name}: {bundle.card.network} cannot be exported as {out.suffix}: {first_line(error)}"
             ) from error
         if not difference <= TOLERANCE:
             raise ModelError(

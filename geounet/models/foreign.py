@@ -18,10 +18,10 @@ import torch
 from pydantic import ValidationError
 
 from geounet.config.card import OWN_NETWORKS, PALETTE, Card, TileSpec, kind_of
-from geounet.errors import JobError, ModelError
+from geounet.errors import JobError, ModelError, first_line
 from geounet.models.bundle import Bundle, save_bundle
 from geounet.models.checkpoint import Source, Weights, read_source
-from geounet.models.network import build, compare, one_line, stride
+from geounet.models.network import build, compare, stride
 from geounet.models.networks.table import NETWORKS
 
 logger = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ def _partial(card: Path | None) -> dict[str, Any]:
     try:
         data = json.loads(card.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise JobError(f"--card {card}: not readable as JSON: {one_line(error)}") from None
+        raise JobError(f"--card {card}: not readable as JSON: {first_line(error)}") from None
     if not isinstance(data, dict):
         raise JobError(f"--card {card}: expected an object with the fields of model.json")
     return data
@@ -355,7 +355,7 @@ def _refusal(network: torch.nn.Module, card: Card, size: int) -> str | None:
     try:
         output = network(torch.empty((1, len(card.input.bands), size, size), device="meta"))
     except (RuntimeError, AssertionError, ValueError) as error:
-        return one_line(error)
+        return first_line(error)
     if tuple(output.shape) != (1, card.channels, size, size):
         return f"it returns {tuple(output.shape)}, not a value for each pixel and class"
     return None

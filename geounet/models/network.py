@@ -12,7 +12,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from geounet.config.card import ENSEMBLE, OWN_NETWORKS
-from geounet.errors import ModelError
+from geounet.errors import ModelError, first_line
 from geounet.models.libraries import import_libraries
 from geounet.models.networks.table import NETWORKS, context
 
@@ -92,7 +92,7 @@ def build(card: Card, *, filled: bool = True) -> torch.nn.Module:
             IndexError, ImportError) as error:  # fmt: skip
         raise ModelError(
             f"{card.name}: smp cannot build {architecture} with encoder {card.encoder} "
-            f"and arguments {arguments}: {one_line(error)}"
+            f"and arguments {arguments}: {first_line(error)}"
         ) from error
     module: torch.nn.Module = network
     return module
@@ -118,7 +118,7 @@ def _build_own(card: Card) -> torch.nn.Module:
     try:
         return network_class(len(card.input.bands), card.channels, **arguments)
     except ValueError as error:
-        raise ModelError(f"{card.name}: {card.architecture}: arguments.{one_line(error)}") from None
+        raise ModelError(f"{card.name}: {card.architecture}: arguments.{first_line(error)}") from None
 
 
 def load(bundle: Bundle) -> torch.nn.Module:
@@ -206,12 +206,6 @@ def margin(card: Card) -> int:
 def give_context(network: Any) -> None:
     """Tell a network with a `margin` that its input holds it; as built it mirrors its input instead."""
     network.given_context = True
-
-
-def one_line(error: BaseException) -> str:
-    """Return the first line of an exception's text, with the exception's name where it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _first(names: list[str]) -> str:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 import torch
 
-from geounet.errors import ModelError, ValuesError
+from geounet.errors import ModelError, ValuesError, first_line
 from geounet.grid.weights import STEPS
 from geounet.models.bundle import Bundle, load_bundle
 from geounet.models.device import check_present
 from geounet.models.members import margin_of
-from geounet.models.network import give_context, load, margin, one_line, stride
+from geounet.models.network import give_context, load, margin, stride
 from geounet.models.networks.blocks import centre
 from geounet.models.prepare import prepare
 
@@ -208,8 +208,8 @@ class Predictor:
             # torch's OutOfMemoryError is a RuntimeError; encoders of fixed size assert it
             except (MemoryError, RuntimeError, AssertionError, ValueError) as error:
                 if not is_out_of_memory(error):
-                    raise ModelError(f"{self._refusal(part.shape[2:])}: {one_line(error)}") from error
-                reason = one_line(error)
+                    raise ModelError(f"{self._refusal(part.shape[2:])}: {first_line(error)}") from error
+                reason = first_line(error)
             else:
                 start += len(part)
                 continue
@@ -235,7 +235,7 @@ class Predictor:
                 return prepare(network, self._dtype, example)
             except (RuntimeError, AssertionError, ValueError) as error:
                 if side == self.tile:
-                    raise ModelError(f"{self._refusal((side, side), card)}: {one_line(error)}") from error
+                    raise ModelError(f"{self._refusal((side, side), card)}: {first_line(error)}") from error
         raise AssertionError
 
     def _refusal(self, shape: tuple[int, ...], card: Card | None = None) -> str:

@@ -15,10 +15,10 @@ import torch
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from geounet.errors import JobError, ModelError, UnknownModelError
+from geounet.errors import JobError, ModelError, UnknownModelError, first_line
 from geounet.models.bundle import load_bundle
 from geounet.models.checkpoint import Weights, read_source
-from geounet.models.network import build, one_line
+from geounet.models.network import build
 from geounet.training import about
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def try_out(network: nn.Module, card: Card, size: int) -> None:
         with torch.no_grad():
             found = tuple(network.eval()(torch.zeros(1, len(card.input.bands), size, size)).shape)
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-        raise ModelError(f"{card.network} fails on windows of {size} px: {one_line(error)}") from error
+        raise ModelError(f"{card.network} fails on windows of {size} px: {first_line(error)}") from error
     finally:
         network.train(training)
     if found != (1, card.channels, size, size):
@@ -282,7 +282,7 @@ def _from_hub(card: Card, name: str) -> dict[str, torch.Tensor]:
             encoder = smp.encoders.get_encoder(**arguments)
     except Exception as error:  # whatever the hub's client raises when there is no network
         raise ModelError(
-            f"model.encoder_weights: {name} for {card.encoder} cannot be had: {one_line(error)}; "
+            f"model.encoder_weights: {name} for {card.encoder} cannot be had: {first_line(error)}; "
             "give the path of a file with a slash, or leave it out"
         ) from error
     state: dict[str, torch.Tensor] = encoder.state_dict()

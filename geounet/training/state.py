@@ -13,8 +13,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from geounet.atomic import atomic
-from geounet.errors import PartError
-from geounet.models.network import one_line
+from geounet.errors import PartError, first_line
 
 STATE = "last.pt"
 LAST, BEST = "last.safetensors", "best.safetensors"
@@ -40,7 +39,7 @@ def load_state(folder: Path) -> dict[str, Any] | None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what a damaged file raises is not documented
-        raise PartError(f"{path}: cannot be read ({one_line(error)}); remove it, or ask to start anew") from None
+        raise PartError(f"{path}: cannot be read ({first_line(error)}); remove it, or ask to start anew") from None
     return dict(state)
 
 

@@ -150,6 +150,12 @@ def test_a_protocol_is_defined_once() -> None:
     assert sorted(names) == sorted(set(names))
 
 
+def test_an_error_is_told_by_one_function_each() -> None:
+    trees = (ast.parse(m.read_text(encoding="utf-8")) for m in MODULES)
+    names = [node.name.strip("_") for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    assert [name for name in sorted(names) if name in ("first_line", "one_line")] == ["first_line", "one_line"]
+
+
 def test_modules_are_short_and_have_one_word_names() -> None:
     for module in MODULES:
         lines = len(module.read_text(encoding="utf-8").splitlines())
