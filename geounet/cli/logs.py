@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TextIO
 
 # Level of our loggers and of everybody else's, by verbosity.
@@ -62,6 +64,7 @@ def configure(verbosity: int = 0, *, json_lines: bool = False) -> None:
     # sets level and handler when it is imported, which may be before or after.
     os.environ.setdefault("HF_HUB_VERBOSITY", "critical")
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
+    _give_matplotlib_a_folder()
     root = logging.getLogger()
     handler = next((h for h in root.handlers if isinstance(h, _Stderr)), None)
     if handler is None:
@@ -74,3 +77,38 @@ def configure(verbosity: int = 0, *, json_lines: bool = False) -> None:
     logging.getLogger("geounet").setLevel(ours)
     # Libraries set levels of their own loggers (distributed: INFO); what is shown is decided here.
     handler.filters = [lambda record: record.levelno >= others or record.name.partition(".")[0] == "geounet"]
+
+
+def _give_matplotlib_a_folder() -> None:
+    """Name a folder for matplotlib's settings and fonts where it can write neither, as a service has no home.
+
+    It would warn, in each process of a run, and look for all fonts anew in each: those that are started from here share
+    this one.
+    """
+    if os.environ.get("MPLCONFIGDIR") or sys.platform == "win32":
+        return
+    try:
+        home = Path.home()
+    except RuntimeError:  # this user has none
+        home = Path("/")
+    places = [home / ".matplotlib"]
+    if sys.platform.startswith(("linux", "freebsd")):
+        named = (("XDG_CONFIG_HOME", ".config"), ("XDG_CACHE_HOME", ".cache"))
+        places = [Path(os.environ.get(name) or home / usual, "matplotlib") for name, usual in named]
+    if all(_can_be_made(place) for place in places):
+        return
+    import shutil
+    import tempfile
+
+    try:
+        folder = tempfile.mkdtemp(prefix="geounet-matplotlib-")
+    except OSError:
+        return
+    os.environ["MPLCONFIGDIR"] = folder
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _can_be_made(folder: Path) -> bool:
+    while not os.access(folder, os.F_OK) and folder != folder.parent:
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)

@@ -275,6 +275,36 @@ def test_any_character_can_be_printed(tmp_path: Path) -> None:
     assert result.stdout.decode() == "5 Mpx \\xb7 3 m\\xb2 \\u2192 ok" + os.linesep
 
 
+FOLDERS = """
+import os, subprocess, sys
+from geounet.cli import logs
+logs.configure(-1)
+logs.configure(-1)
+code = "import matplotlib; print(matplotlib.get_cachedir(), matplotlib.get_configdir(), sep=chr(10))"
+print(subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True).stdout)
+print(os.environ.get("MPLCONFIGDIR"))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="homes of POSIX")
+def test_a_user_without_a_home_is_not_warned_of_it(tmp_path: Path) -> None:
+    no_home = tmp_path / "file"
+    no_home.touch()
+    names = ("MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    found = python(FOLDERS, env=environment | {"HOME": str(no_home), "TMPDIR": str(tmp_path)})
+    assert (found.returncode, found.stderr) == (0, "")
+    cache, config, set_to = found.stdout.split()
+    assert cache == config == set_to
+    assert Path(cache).parent == tmp_path
+    assert list(tmp_path.iterdir()) == [no_home], "the folder is gone with the command"
+    home = tmp_path / "home"
+    home.mkdir()
+    usual = python(FOLDERS, env=environment | {"HOME": str(home)})
+    assert usual.stdout.split()[-1] == "None"
+    assert all(Path(line).is_relative_to(home) for line in usual.stdout.split()[:2])
+
+
 def test_a_broken_job_file_is_one_line(tmp_path: Path) -> None:
     file = tmp_path / "job.yaml"
     file.write_text("scenes: [a.tif]\nmodel: x\ntilling: {}\n")
