@@ -40,9 +40,10 @@ if [ "${SLURM_JOB_NUM_NODES:-1}" -gt 1 ]; then
     sleep 0.5
   done
   address=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["address"])' "$scheduler_file")
-  # One thread for Dask; the network's own threads are set by the run.
-  srun --ntasks-per-node=1 dask worker "$address" --nworkers "$workers" --nthreads 1 --no-dashboard --memory-limit 0 \
-    --death-timeout 120 --local-directory "${TMPDIR:-/tmp}" &
+  # One thread for Dask; the network's own threads are set by the run. Since 22.05 srun does not know --cpus-per-task of
+  # the job, and would give each node's workers one core.
+  srun --ntasks-per-node=1 --cpus-per-task="$cores" dask worker "$address" --nworkers "$workers" --nthreads 1 \
+    --no-dashboard --memory-limit 0 --death-timeout 120 --local-directory "${TMPDIR:-/tmp}" &
   children+=($!)
   options=(--set cluster.kind=address --set cluster.address="$address" --set cluster.wait_s=600
     --set cluster.threads="$threads")

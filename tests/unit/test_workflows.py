@@ -120,7 +120,7 @@ def test_slurm_on_several_nodes(tmp_path: Path) -> None:
     assert "--set cluster.kind=address --set cluster.address=tcp://node1:1234" in out
     calls = (tmp_path / "calls").read_text()
     assert "dask scheduler --host node1 --port 0" in calls
-    assert "srun --ntasks-per-node=1 dask worker tcp://node1:1234 --nworkers 2 --nthreads 1" in calls
+    assert "srun --ntasks-per-node=1 --cpus-per-task=8 dask worker tcp://node1:1234 --nworkers 2 --nthreads 1" in calls
     assert list(tmp_path.glob(".dask-scheduler*")) == []
 
 
@@ -143,6 +143,25 @@ def test_systemd_units_name_what_exists() -> None:
     assert re.search(r"^ExecStart=\S+/geounet --quiet --log-json batch \S+\.yaml$", service, re.MULTILINE)
     assert "SuccessExitStatus=75" in service
     assert "OnCalendar=" in timer
+
+
+def test_the_service_survives_the_death_of_a_worker_and_has_a_place_for_caches() -> None:
+    service = (ROOT / "workflows/systemd/geounet.service").read_text().splitlines()
+    assert "OOMPolicy=continue" in service, "the default ends the service with the first process killed for memory"
+    (folder,) = [line.removeprefix("CacheDirectory=") for line in service if line.startswith("CacheDirectory=")]
+    assert f"Environment=MPLCONFIGDIR=%C/{folder}/matplotlib" in service
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+@pytest.mark.parametrize("unit", ["geounet.service", "geounet.timer"])
+def test_systemd_understands_the_units(tmp_path: Path, unit: str) -> None:
+    for file in (ROOT / "workflows/systemd").iterdir():
+        text = re.sub(r"^(ExecStart=).*", r"\1/bin/true", file.read_text(), flags=re.MULTILINE)  # ours is not installed
+        (tmp_path / file.name).write_text(text)
+    found = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(tmp_path / unit)], capture_output=True, text=True, check=False
+    )
+    assert [line for line in found.stderr.splitlines() if str(tmp_path) in line] == []
 
 
 @needs_bash
