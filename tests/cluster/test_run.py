@@ -20,6 +20,7 @@ import psutil
 import pytest
 import rasterio
 
+from geounet.batch.lock import HIDDEN, locked_output
 from geounet.models.bundle import Bundle
 from tests.support.local import write_scene
 from tests.support.models import small_unet
@@ -168,6 +169,10 @@ def test_blocks_and_workers_change_nothing_resampled(
     assert features(tmp_path) == features(reference)
 
 
+MARK = "GEOUNET_TEST_RUN"
+"""Variable that all processes of a started run inherit: its output folder."""
+
+
 def workers_of(process: psutil.Process) -> Iterator[psutil.Process]:
     for child in process.children(recursive=True):
         try:
@@ -185,6 +190,7 @@ def start(scene: Path | list[Path], bundle: Bundle, out: Path, *settings: str) -
         text=True,
         # A shell that runs the tests in the background has its children ignore interrupts.
         process_group=0,
+        env=os.environ | {MARK: str(out)},
     )
 
 
@@ -231,6 +237,7 @@ def test_killed_runs_continue(scene: Path, bundle: Bundle, reference: Path, tmp_
     for receipts in np.linspace(2, 40, KILLS).astype(int):
         process = start(scene, bundle, tmp_path, *settings)
         await_receipts(tmp_path, int(receipts), process)
+        assert len(processes_of(tmp_path)) > 2, "workers bear the mark of their run"
         process.kill()
         process.communicate()
         done = len(list(tmp_path.glob(".geounet/scenes/*/*/receipts/infer/*.json")))
@@ -238,21 +245,23 @@ def test_killed_runs_continue(scene: Path, bundle: Bundle, reference: Path, tmp_
         seen = done
     assert seen >= 40
     assert not (tmp_path / "town" / "manifest.json").exists()
-    wait_for_orphans()
+    wait_for_orphans(tmp_path)
     run(scene, bundle, tmp_path, *settings)
     assert pixels(tmp_path) == pixels(reference)
     assert features(tmp_path) == features(reference)
 
 
-def wait_for_orphans() -> None:
+def processes_of(out: Path) -> list[psutil.Process]:
+    """Return what still runs of the runs that were started for an output folder, and of no other."""
+    found = psutil.process_iter(["environ"])  # None where they are somebody else's
+    return [p for p in found if (p.info["environ"] or {}).get(MARK) == str(out)]
+
+
+def wait_for_orphans(out: Path) -> None:
     """Workers notice within moments that their run is gone."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        orphans = [
-            p
-            for p in psutil.process_iter(["cmdline", "ppid"])
-            if p.info["ppid"] == 1 and "spawn_main" in str(p.info["cmdline"])
-        ]
+        orphans = processes_of(out)
         if not orphans:
             return
         time.sleep(0.5)
@@ -356,16 +365,13 @@ def test_interrupt_with_two_scenes_in_flight(
 
 def test_second_run_is_locked_out_then_does_nothing(scene: Path, bundle: Bundle, tmp_path: Path) -> None:
     settings = ("vector=none", "cluster.workers=1")
-    first = start(scene, bundle, tmp_path, *settings)
-    deadline = time.monotonic() + PATIENCE
-    while not (tmp_path / ".geounet" / "lock").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.5)
-    second = subprocess.run(command(scene, bundle, tmp_path, *settings), capture_output=True, text=True, check=False)
-    assert second.returncode == 75, second.stderr
-    assert "another run" in second.stderr
-    first.communicate(timeout=PATIENCE)
-    assert first.returncode == 0
+    with locked_output(tmp_path, tmp_path / HIDDEN):
+        refused = subprocess.run(
+            command(scene, bundle, tmp_path, *settings), capture_output=True, text=True, check=False
+        )
+    assert refused.returncode == 75, refused.stderr
+    assert f"another run (process {os.getpid()} on " in refused.stderr
+    run(scene, bundle, tmp_path, *settings)
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.tif")}
     third = subprocess.run(command(scene, bundle, tmp_path, *settings), capture_output=True, text=True, check=False)
     assert third.returncode == 0
