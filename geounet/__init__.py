@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from geounet.errors import GeounetError
     from geounet.evaluation.compare import EvaluationSettings
     from geounet.evaluation.measure import Evaluation, evaluate
+    from geounet.evaluation.specs import LabelKeys
     from geounet.models.api import Model, load_model
     from geounet.training.run import TrainResult, train
+    from geounet.types import Progress
 
 __version__ = "0.1.0"
 
@@ -25,7 +27,9 @@ _HOMES = {
     "EvaluationSettings": "geounet.evaluation.compare",
     "GeounetError": "geounet.errors",
     "Job": "geounet.config.job",
+    "LabelKeys": "geounet.evaluation.specs",
     "Model": "geounet.models.api",
+    "Progress": "geounet.types",
     "Rounds": "geounet.batch.run",
     "RunResult": "geounet.batch.run",
     "TrainJob": "geounet.config.train",
@@ -41,7 +45,9 @@ __all__ = [
     "EvaluationSettings",
     "GeounetError",
     "Job",
+    "LabelKeys",
     "Model",
+    "Progress",
     "Rounds",
     "RunResult",
     "TrainJob",

@@ -12,6 +12,7 @@ import rasterio.shutil
 
 from geounet.atomic import atomic, write_text
 from geounet.config.card import ClassInfo
+from geounet.machine import cores
 from geounet.raster.env import GDAL_ERRORS, gdal_env, one_line, open_quietly
 from geounet.raster.parts import geotransform_xml, srs_xml
 from geounet.types import NODATA, PROBABILITY_STEPS
@@ -84,7 +85,7 @@ def _write(
                 COMPRESS="DEFLATE",
                 LEVEL=6,
                 BIGTIFF="IF_SAFER",
-                NUM_THREADS="ALL_CPUS",
+                NUM_THREADS=str(cores()),  # GDAL's ALL_CPUS knows no quota
                 OVERVIEWS="IGNORE_EXISTING",
                 **how,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+
+import geounet
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "geounet"
@@ -202,3 +205,18 @@ def test_nothing_tracked_is_large() -> None:
 def test_nothing_is_left_unfinished() -> None:
     marks = re.compile("|".join(("TO" + "DO", "FIX" + "ME", "X" * 3 + r"\b", "raise Not" + "ImplementedError")))
     assert [str(p.relative_to(ROOT)) for p, t in texts() if p.suffix == ".py" and marks.search(t)] == []
+
+
+def test_public_functions_take_and_return_public_names() -> None:
+    """Whoever calls `geounet.run` and the like needs no module of ours."""
+    ours = {
+        node.name
+        for module in MODULES
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    }
+    functions = [found for name in geounet.__all__ if inspect.isfunction(found := getattr(geounet, name))]
+    assert len(functions) >= 4
+    for function in functions:
+        named = set(re.findall(r"\w+", " ".join(map(str, function.__annotations__.values()))))
+        assert (named & ours) - set(geounet.__all__) == set(), function.__name__
