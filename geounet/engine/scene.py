@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +14,11 @@ from geounet.config.layers import WITHOUT_METRES, metres_asked, resolve_layers
 from geounet.engine.cluster import Layout
 from geounet.engine.drawing import cells, draw_whole, vector_request
 from geounet.engine.estimate import check_memory
+from geounet.engine.input import check_unchanged, describe_input
 from geounet.engine.ledger import Ledger
 from geounet.engine.manifest import count_pixels, finished_output, publish, scene_manifest
 from geounet.engine.plan import (
     Plan,
-    check_bands,
-    check_data_type,
-    choose_bands,
     choose_grid,
     job_key,
     keeps_probability,
@@ -40,7 +38,7 @@ from geounet.predict.recipe import Recipe
 from geounet.predict.regrid import chunks, regrid_chunk
 from geounet.predict.seal import seal_block
 from geounet.predict.stitch import model_mosaic, stitch
-from geounet.raster.scene import SceneInfo, SceneSpec, describe
+from geounet.raster.scene import SceneInfo, SceneSpec
 from geounet.report.task import Ahead, make_preview
 from geounet.types import Progress, Silent
 
@@ -160,12 +158,23 @@ class SceneRun:
         return Drawn(inferred, files, features, pictured)
 
     def publish(self, drawn: Drawn) -> dict[str, Any]:
-        """Do the last part of `run`, without the cluster: picture, manifest, final names; return the manifest."""
+        """Do the last part of `run`, without the cluster: picture, manifest, final names; return the manifest.
+
+        Raises
+        ------
+        GeounetError
+            If that fails, or the scene is not what it was at the start: then nothing is published, and its parts go.
+        """
         inferred, files = drawn.inferred, dict(drawn.files)
         plan, ledger, started = inferred.plan, inferred.ledger, inferred.started
         staging = ledger.folder / "final"
         if not drawn.pictured:
             self._picture(plan, staging, files)
+        try:
+            check_unchanged(plan)  # nothing reads it any more
+        except SceneError:
+            ledger.remove_parts()
+            raise
         manifest = scene_manifest(
             plan=plan,
             bundle=self.bundle,
@@ -195,26 +204,7 @@ class SceneRun:
         SceneError
             If it cannot be read or does not fit the card.
         """
-        card, spec = self.bundle.card, self.spec
-        info = describe(spec)
-        if self.job.bands == "auto":
-            chosen = choose_bands(info, card)
-            if chosen is not None and chosen != info.band_names:
-                spec = replace(spec, bands=chosen)
-                info = describe(spec)
-            elif chosen is None and len(info.band_names) == 1 < len(card.input.bands):
-                spec, info = self._expanded(spec, info)
-        check_bands(info, card, chosen=self.job.bands != "auto")
-        check_data_type(info, card, self.job)
-        return spec, info
-
-    def _expanded(self, spec: SceneSpec, info: SceneInfo) -> tuple[SceneSpec, SceneInfo]:
-        """Return a single band with a colour table as the colours that the card names, if it is one."""
-        named = replace(spec, bands=tuple(self.bundle.card.input.bands))
-        try:
-            return named, describe(named)
-        except SceneError:
-            return spec, info
+        return describe_input(self.job, self.bundle.card, self.spec)
 
     def finished(self, *, mend: bool = True) -> dict[str, Any] | None:
         """Return the manifest of this job's finished output, or None if there is work to do. Needs no cluster.

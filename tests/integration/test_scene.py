@@ -363,6 +363,47 @@ def test_parts_of_another_input_are_not_used(scene: Path, bundle: Bundle, tmp_pa
     assert replace(one.spec) == two.spec
 
 
+@pytest.mark.parametrize(("stage", "how"), [("infer", "replaced"), ("vectors", "replaced"), ("vectors", "removed")])
+def test_a_scene_that_changes_while_it_is_run_is_not_published(
+    scene: Path, bundle: Bundle, tmp_path: Path, stage: str, how: str
+) -> None:
+    """Results would be of both; those that were there before stay, and the next run makes the scene as it is then."""
+    path = tmp_path / "in" / "place.tif"
+    path.parent.mkdir()
+    out = tmp_path / "out"
+    with rasterio.open(scene) as file:
+        values = file.read()
+    write_scene(path, values[:, ::-1].copy())
+    before = run(path, bundle, out, "tiling.block=1")
+    write_scene(path, values)
+
+    class Changes(InlinePool):
+        def run(self, tasks: Any, follow: Any = None, *, light: bool = False) -> Any:
+            for outcome in super().run(tasks, follow, light=light):
+                if outcome.task.name.startswith(stage) and not asked:
+                    asked.append(outcome)
+                    if how == "removed":
+                        path.rename(tmp_path / "gone.tif")
+                    else:
+                        write_scene(path, 255 - values)
+                yield outcome
+
+    asked: list[Any] = []
+    (one,) = scene_runs(job_of(path, bundle, out, "tiling.block=1", "outputs.overwrite=true"))
+    one.pool = Changes()
+    with pytest.raises(SceneError, match=r"place\.tif: changed while it was run.*; run again$"):
+        one.run()
+    assert not list((out / ".geounet").rglob("record.json")), "its parts are of no use to anyone"
+    assert asked
+    assert json.loads((out / "place" / "manifest.json").read_text())["key"] == before["key"]
+    assert {p.name for p in (out / "place").iterdir()} == {*before["files"].values(), "manifest.json"}
+    write_scene(path, 255 - values)
+    again = run(path, bundle, out, "outputs.overwrite=true", "tiling.block=1")
+    alone = run(path, bundle, tmp_path / "alone", "tiling.block=1")
+    assert again["key"] == alone["key"]
+    assert (mask(out) == mask(tmp_path / "alone")).all()
+
+
 def test_scenes_drawn_beside_each_other_are_as_each_is_alone(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
