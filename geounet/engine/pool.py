@@ -9,20 +9,21 @@ from __future__ import annotations
 import logging
 import queue
 import random
+import threading
 import time
-import traceback
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from geounet.engine.cluster import NETWORK, Helpers
 from geounet.engine.gate import ALONE, Gate
-from geounet.errors import ClusterError, GeounetError, JobError, ModelError, ValuesError
+from geounet.engine.guard import STOPPING, Raised, guarded
+from geounet.errors import ClusterError, GeounetError
 from geounet.machine import cores
 from geounet.raster.env import one_line
-from geounet.raster.space import disk_full
 
 logger = logging.getLogger(__name__)
 
@@ -41,45 +42,10 @@ FETCH_S = 5.0
 TICK = 1.0
 """Seconds between looks at the cluster while nothing finishes."""
 
-STOPPING: tuple[type[GeounetError], ...] = (ModelError, JobError, ClusterError)
-"""What no other task would fare better with, `ValuesError` apart."""
+ASK_S = 30.0
+"""Seconds that workers may take to answer a question that is asked of all at once."""
 
 LOST = "the connection to the Dask scheduler is lost; run again to continue"
-
-
-@dataclass(frozen=True)
-class Raised:
-    """What a task raised, told by its worker in words.
-
-    Exceptions do not all survive the way from a worker (some cannot be pickled), and Dask would log each with its
-    traceback.
-    """
-
-    kind: str
-    """Name of the class of a `GeounetError` (of its base, if that is one of `STOPPING`), `disk` for a full disk, else
-    `defect`."""
-    line: str
-    trace: str = ""
-
-
-def guarded(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """Call a function on a worker; return its result, or what it raised."""
-    try:
-        return function(*args)
-    except Exception as error:
-        if full := disk_full(error):
-            return Raised("disk", str(full))
-        if isinstance(error, GeounetError):
-            return Raised(_kind(error), str(error))
-        return Raised("defect", f"{type(error).__name__}: {error}", traceback.format_exc())
-
-
-def _kind(error: GeounetError) -> str:
-    if not isinstance(error, ValuesError):
-        for stops in STOPPING:
-            if isinstance(error, stops):
-                return stops.__name__
-    return type(error).__name__
 
 
 @dataclass
@@ -138,6 +104,9 @@ class Pool:
         self.helpers = helpers
         self.on_event: Callable[[str, dict[str, Any]], None] = lambda _event, _details: None
         """Called with `(event, details)` for deaths and retries."""
+        self.needs: Mapping[str, str] = {}
+        """Files that a worker must see before it is given a task, and the settings that name them: the cluster's
+        storage may not be this machine's, and a worker that joins meanwhile not like those before it."""
         self.deaths = 0
 
     def share(self, priority: int = 0) -> Pool:
@@ -171,6 +140,42 @@ class Pool:
             return sum(threads.values())
         others = self.helpers.addresses()
         return sum(count for address, count in threads.items() if address not in others)
+
+    def everywhere(self, function: Callable[..., Any], args: tuple[Any, ...]) -> list[Any]:
+        """Return what a function answers on each worker that is there, besides its tasks.
+
+        Those that leave meanwhile do not count; nor do all, if one of them does not answer for `ASK_S` seconds.
+
+        Raises
+        ------
+        ClusterError
+            If the scheduler is lost, the function raises that, or the disk is full.
+        ModelError, JobError
+            If the function raises one.
+        """
+        found: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+        def ask() -> None:
+            try:
+                found.put(self.client.run(guarded, function, args, on_error="ignore"))
+            except Exception as error:
+                found.put(error)
+
+        # Dask itself would wait for ever for a worker that hangs.
+        threading.Thread(target=ask, name="geounet-asking", daemon=True).start()
+        try:
+            answers = found.get(timeout=ASK_S)
+        except queue.Empty:
+            logger.warning("a worker does not answer for %.0f s", ASK_S)
+            return []
+        if isinstance(answers, OSError):
+            raise ClusterError(LOST) from answers
+        if isinstance(answers, Exception):
+            raise answers
+        for answer in answers.values():
+            if isinstance(answer, Raised):
+                self._stop(answer)
+        return [answer for answer in answers.values() if not isinstance(answer, Raised)]
 
     @property
     def _connected(self) -> bool:
@@ -304,7 +309,15 @@ class Pool:
         bound = {} if light or self.helpers is None else {"resources": {NETWORK: 1}}
         try:
             return self.client.submit(
-                guarded, task.function, task.args, key=key, pure=False, retries=0, priority=self.priority, **bound
+                guarded,
+                task.function,
+                task.args,
+                key=key,
+                pure=False,
+                retries=0,
+                priority=self.priority,
+                needs=self.needs,
+                **bound,
             )
         except Exception as error:
             if self._connected:
@@ -366,12 +379,20 @@ class Pool:
             return None
         return Outcome(task, error=f"the worker died {task.deaths} times while at it")
 
-    def _raised(self, task: Task, raised: Raised) -> Outcome | None:
+    def _stop(self, raised: Raised) -> None:
+        """Raise what no other scene would fare better with."""
         for stops in STOPPING:
             if raised.kind == stops.__name__:
                 raise stops(raised.line)
-        if raised.kind == "disk":  # which no other scene would fare better with
+        if raised.kind == "disk":
             raise ClusterError(f"disk full: {raised.line}; free space and run again to continue")
+        if raised.kind == "unseen" and Path(raised.unseen).exists():  # or it is gone for everybody
+            raise ClusterError(raised.line)
+
+    def _raised(self, task: Task, raised: Raised) -> Outcome | None:
+        self._stop(raised)
+        if raised.kind == "unseen":
+            raised = Raised("unseen", f"{raised.unseen}: is gone")
         task.tries += 1
         self.on_event("error", {"task": task.name, "try": task.tries, "error": raised.line})
         if task.tries < TRIES:
@@ -402,6 +423,7 @@ class InlinePool:
     def __init__(self, shuffle: int | None = None) -> None:
         self.on_event: Callable[[str, dict[str, Any]], None] = lambda _event, _details: None
         self.answers: dict[Any, Any] = {}
+        self.needs: Mapping[str, str] = {}
         self._random = None if shuffle is None else random.Random(shuffle)  # noqa: S311 - an order, not a secret
 
     def threads(self, *, light: bool = False) -> int:
@@ -421,6 +443,10 @@ class InlinePool:
 
     def close(self) -> None:
         """Do nothing: nobody waits."""
+
+    def everywhere(self, function: Callable[..., Any], args: tuple[Any, ...]) -> list[Any]:
+        """Return what a function answers here; what it raises, this raises."""
+        return [function(*args)]
 
     def run(
         self,

@@ -27,6 +27,7 @@ from geounet.engine.plan import (
     versions,
 )
 from geounet.engine.pool import InlinePool, Outcome, Pool, PoolExecutor, Task
+from geounet.engine.storage import check_receipt, check_work
 from geounet.engine.timer import Timer
 from geounet.errors import ClusterError, GeounetError, SceneError
 from geounet.grid.blocks import Block, BlockId
@@ -231,6 +232,8 @@ class SceneRun:
         shape, ratio = choose_grid(info, self.bundle.card, self.job)
         key = pixel_key(self.job, self.bundle, info, spec)
         ledger = Ledger(self.work, self._name(), key)
+        if not dry:
+            check_work(self.pool, self.work)
         record = ledger.read_record()
         if record is not None:
             recipe = Recipe(
@@ -248,6 +251,8 @@ class SceneRun:
             recipe = self._resolve(spec, info, shape, key, ledger, workers or self.pool.threads() or 1, dry=dry)
             if not dry:
                 ledger.write_record({"recipe": asdict(recipe), "versions": versions(), "scene": info.to_dict()})
+        inputs = {**dict.fromkeys(spec.files, "scenes"), **({} if spec.aoi is None else {spec.aoi: "aoi"})}
+        self.pool.needs = {str(ledger.record_file): "outputs.work", **inputs}
         layers = self._layers(info)
         self.planned(recipe.blocks.count)
         return Plan(recipe, info, self.bundle.card, ratio, self.job.probability, layers), ledger
@@ -293,13 +298,7 @@ class SceneRun:
         answer = self._answer(
             "probe",
             probe,
-            (
-                str(bundle.folder),
-                bundle.sha256,
-                device,
-                job.predict.precision,
-                None if dry else str(self.work),
-            ),
+            (str(bundle.folder), bundle.sha256, device, job.predict.precision),
         )
         tile, overlap, side = resolve_tiling(shape, bundle.card, job, int(answer["multiple"]), workers, threads)
         batch = job.predict.batch
@@ -358,10 +357,9 @@ class SceneRun:
                 self.failures.append({"block": name, "stage": stage, "error": outcome.error})
                 ledger.note("failed", block=name, stage=stage, error=outcome.error)
                 failed.append(block.id)
-            elif stage == "infer":
-                infer[name] = outcome.result
             else:
-                seal[name] = outcome.result
+                check_receipt(recipe.receipt(stage, name))
+                (infer if stage == "infer" else seal)[name] = outcome.result
             if stage != "infer":
                 return []
             row, col = block.id

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
+import time
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,14 @@ from geounet.errors import ClusterError, ModelError
 from geounet.models.bundle import load_bundle
 from geounet.raster.space import disk_full
 
+SHARED = "must be on storage that all workers share"
 
-def probe(model: str, sha256: str, device: str, precision: str, work: str | None) -> dict[str, Any]:
-    """Check that this worker sees the model and (unless None) the work folder; resolve device and precision here.
+LAG_S = 3.0
+"""Seconds that storage of a network may take to show what was written on another machine."""
+
+
+def probe(model: str, sha256: str, device: str, precision: str) -> dict[str, Any]:
+    """Check that this worker sees the model; resolve device and precision here.
 
     Returns
     -------
@@ -23,10 +30,6 @@ def probe(model: str, sha256: str, device: str, precision: str, work: str | None
     ------
     ModelError
         If the model is not the driver's, or device or precision are not to be had.
-    ClusterError
-        If the work folder is not writable here.
-    OSError
-        If its disk is full.
     """
     from geounet.models.device import resolve
     from geounet.models.members import stride_of
@@ -34,8 +37,6 @@ def probe(model: str, sha256: str, device: str, precision: str, work: str | None
     bundle = load_bundle(model)
     if bundle.sha256 != sha256:
         raise ModelError(f"{model}: the worker on {platform.node()} sees another model than the driver")
-    if work is not None:
-        _check_writable(Path(work))
     resolved, chosen = resolve(device, precision)
     return {
         "device": resolved,
@@ -44,19 +45,46 @@ def probe(model: str, sha256: str, device: str, precision: str, work: str | None
     }
 
 
-def _check_writable(work: Path) -> None:
-    nonce = work / f".probe-{uuid.uuid4().hex}"
+def answer(question: str) -> tuple[str, str]:
+    """Read a file that the driver wrote into the work folder, and write its content into another one beside it.
+
+    Returns
+    -------
+    Name of this machine, and that of the file.
+
+    Raises
+    ------
+    ClusterError
+        If the file is not seen here, or the folder not writable.
+    OSError
+        If its disk is full.
+    """
+    asked, host = Path(question), platform.node()
+    if first_unseen([question]) is not None:
+        raise ClusterError(
+            f"{asked.parent}: the worker on {host} does not see what this process writes there; outputs.work {SHARED}"
+        )
+    answered = asked.with_name(f"{asked.name}-{uuid.uuid4().hex}")
     try:
-        work.mkdir(parents=True, exist_ok=True)
-        nonce.write_text("geounet", encoding="utf-8")
-        nonce.unlink()
+        answered.write_text(asked.read_text(encoding="utf-8"), encoding="utf-8")
     except OSError as error:
         if disk_full(error):
             raise
         raise ClusterError(
-            f"{work}: the worker on {platform.node()} cannot write there ({error}); outputs.work must be on storage "
-            "that all workers share"
+            f"{asked.parent}: the worker on {host} cannot write there ({error}); outputs.work {SHARED}"
         ) from None
+    return host, answered.name
+
+
+def first_unseen(paths: Iterable[str]) -> str | None:
+    """Return the first of some files that is not seen on this machine, also not a moment later; None if all are."""
+    until = time.monotonic() + LAG_S
+    for path in paths:
+        while not Path(path).exists():
+            if time.monotonic() > until:
+                return path
+            time.sleep(0.1)
+    return None
 
 
 def memory_needed(model: str, device: str, precision: str, tile: int, batch: int) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -410,6 +413,83 @@ def test_an_existing_cluster_by_address(scene: Path, bundle: Bundle, reference: 
         address = cluster.scheduler_address
         run(scene, bundle, tmp_path, "cluster.kind=address", f"cluster.address={address}")
     assert pixels(tmp_path) == pixels(reference)
+
+
+def apart(folder: Path) -> list[str]:
+    """Return the start of a command that has a folder of its own in the place of this one; skip where none may."""
+    command = [
+        "unshare",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-c",
+        'mount -t tmpfs none "$0" && exec "$@"',
+        str(folder),
+    ]
+    try:
+        tried = subprocess.run([*command, "true"], capture_output=True, check=False).returncode
+    except FileNotFoundError:
+        tried = 1
+    if tried:
+        pytest.skip("needs mounts of its own (unshare)")
+    return command
+
+
+@contextmanager
+def worker(address: str, before: list[str]) -> Iterator[None]:
+    command = [*before, sys.executable, "-m", "distributed.cli.dask_worker", address]
+    process = subprocess.Popen([*command, "--no-nanny", "--nthreads", "1", "--no-dashboard"], stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("private", ["out", "scenes"])
+def test_storage_that_a_worker_does_not_share_is_one_clear_error(
+    scene: Path, bundle: Bundle, reference: Path, tmp_path: Path, private: str
+) -> None:
+    from distributed import LocalCluster
+
+    out, copy = tmp_path / "out", tmp_path / "scenes" / "town.tif"
+    shutil.copytree(reference / "town", out / "town")
+    copy.parent.mkdir()
+    shutil.copy(scene, copy)
+    before = {p.name: p.read_bytes() for p in (out / "town").iterdir()}
+    with LocalCluster(n_workers=0, dashboard_address=None) as cluster:
+        address = cluster.scheduler_address
+        settings = ("cluster.kind=address", f"cluster.address={address}", "outputs.overwrite=true")
+        with worker(address, apart(tmp_path / private)):
+            done = subprocess.run(
+                command(copy, bundle, out, *settings), capture_output=True, text=True, timeout=PATIENCE, check=False
+            )
+        assert done.returncode == 1
+        (line,) = done.stderr.strip().splitlines()
+        where, what = (out / ".geounet", "outputs.work") if private == "out" else (copy, "scenes")
+        assert line.startswith(f"geounet: error: {where}: the worker on {platform.node()} does not see")
+        assert line.endswith(f"{what} must be on storage that all workers share")
+        assert {p.name: p.read_bytes() for p in (out / "town").iterdir()} == before
+        with worker(address, []):
+            run(copy, bundle, out, *settings)
+    assert pixels(out) == pixels(reference)
+
+
+def test_a_worker_that_joins_later_must_share_the_storage_too(scene: Path, bundle: Bundle, tmp_path: Path) -> None:
+    from distributed import LocalCluster
+
+    out = tmp_path / "out"
+    with LocalCluster(n_workers=0, dashboard_address=None) as cluster:
+        address = cluster.scheduler_address
+        settings = ("cluster.kind=address", f"cluster.address={address}", "tiling.block=1", "vector=none")
+        out.mkdir()
+        with worker(address, []):
+            process = start(scene, bundle, out, *settings)
+            await_receipts(out, 1, process)
+            with worker(address, apart(out)):
+                _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert f"record.json: the worker on {platform.node()} does not see it; outputs.work must be on storage" in errors
 
 
 def test_the_driver_does_without_torch(scene: Path, bundle: Bundle, tmp_path: Path) -> None:

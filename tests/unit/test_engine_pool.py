@@ -6,6 +6,7 @@ import errno
 import random
 import threading
 from collections.abc import Iterable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -19,7 +20,9 @@ from hypothesis import strategies as st
 
 from geounet.engine import pool as module
 from geounet.engine.gate import ALONE, Gate
-from geounet.engine.pool import DEATHS, Outcome, Pool, Raised, Task, guarded
+from geounet.engine.guard import Raised, guarded
+from geounet.engine.pool import DEATHS, Outcome, Pool, Task
+from geounet.engine.storage import check_receipt, check_work
 from geounet.errors import ClusterError, GeounetError, JobError, ModelError, UnknownModelError, ValuesError
 
 
@@ -338,3 +341,116 @@ def test_what_a_worker_cannot_do_is_no_fault_of_the_scene() -> None:
     assert raised == Raised("ClusterError", "/work: the worker cannot write there")
     with pytest.raises(ClusterError, match="/work: the worker cannot write there"):
         list(Pool(Client(Ends(raised))).run([Task("probe", print, ())]))
+
+
+@pytest.mark.parametrize("seen_here", [True, False])
+def test_a_file_that_only_the_worker_does_not_see_ends_the_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seen_here: bool
+) -> None:
+    monkeypatch.setattr("geounet.predict.probe.LAG_S", 0)
+    monkeypatch.setattr("platform.node", lambda: "node7")
+    record, scene = tmp_path / "record.json", tmp_path / "a.tif"
+    record.touch()
+    needs = {str(record): "outputs.work", str(scene): "scenes"}
+    raised = guarded(print, (), needs)
+    scene.touch()
+    assert guarded(len, ("abc",), needs) == 3
+    if not seen_here:
+        scene.unlink()
+    pool = Pool(Client(Ends(raised, raised)))
+    pool.needs = needs
+    assert pool.share().needs == {}, "another scene has files of its own"
+    if seen_here:
+        with pytest.raises(
+            ClusterError, match=r"a\.tif: the worker on node7 does not see it; scenes must be on storage"
+        ):
+            list(pool.run([Task("a", print, ())]))
+    else:
+        [outcome] = pool.run([Task("a", print, ())])
+        assert outcome.error == f"{scene}: is gone"
+
+
+class Asked(Client):
+    """Answers for its workers, each in its own work folder."""
+
+    def __init__(self, work: Path, **folders: Path) -> None:
+        super().__init__(Answer("done"))
+        self.work, self.folders, self.asked = work, folders, 0
+
+    def run(self, function: Any, *args: Any, on_error: str) -> dict[str, Any]:
+        assert on_error == "ignore", "one that leaves at that moment must not end the run"
+        self.asked += 1
+        answers = {}
+        for name, folder in self.folders.items():
+            call, (question,) = args
+            with mock.patch("platform.node", lambda name=name: name):
+                answers[name] = function(call, (question.replace(str(self.work), str(folder)),))
+        return answers
+
+
+def test_all_workers_share_the_work_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("geounet.predict.probe.LAG_S", 0)
+    work, link, elsewhere = tmp_path / "work", tmp_path / "link", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    link.symlink_to(work)
+    client = Asked(work, one=work, two=link)
+    pool = Pool(client)
+    check_work(pool, work)
+    check_work(pool.share(), work)
+    assert client.asked == 1, "once a run"
+    assert list(work.iterdir()) == [], "nothing is left"
+    nobody = Asked(work)
+    for _ in range(2):
+        check_work(Pool(nobody, gate=(gate := Gate())), work)
+        assert not any(gate.answers.values()), "who comes is asked then"
+    with pytest.raises(ClusterError, match=r"elsewhere: the worker on two does not see what .*outputs\.work must be"):
+        check_work(Pool(Asked(work, one=work, two=elsewhere)), work)
+    assert list(work.iterdir()) == list(elsewhere.iterdir()) == []
+
+
+def test_what_a_worker_writes_must_be_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It may see what is written here, and have its own files laid over it."""
+    monkeypatch.setattr("geounet.predict.probe.LAG_S", 0)
+
+    class Over(Asked):
+        def run(self, function: Any, *args: Any, on_error: str) -> dict[str, Any]:
+            (question,) = args[1]
+            (self.folders["two"] / Path(question).name).write_text(Path(question).read_text())
+            return super().run(function, *args, on_error=on_error)
+
+    (tmp_path / "over").mkdir()
+    with pytest.raises(
+        ClusterError, match=r"work: what the worker on two writes there is not seen here; outputs\.work"
+    ):
+        check_work(Pool(Over(tmp_path / "work", two=tmp_path / "over")), tmp_path / "work")
+    with pytest.raises(ClusterError, match=r"r\.json: a worker has written it, but it is not seen here; outputs\.work"):
+        check_receipt(tmp_path / "r.json")
+
+
+def test_a_worker_that_hangs_is_not_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = threading.Event()
+
+    class Hangs(Client):
+        def run(self, *_: Any, on_error: str) -> dict[str, Any]:
+            ends.wait(60)
+            return {}
+
+    monkeypatch.setattr(module, "ASK_S", 0.1)
+    assert Pool(Hangs(Answer("done"))).everywhere(print, ()) == []
+    ends.set()
+
+
+@pytest.mark.parametrize(
+    ("raised", "words"),
+    [
+        (CommClosedError("closed"), "is lost"),
+        (Raised("disk", "/work"), "disk full: /work"),
+        (Raised("ModelError", "no"), "no"),
+    ],
+)
+def test_what_all_are_asked_ends_the_run_as_a_task_does(raised: Any, words: str) -> None:
+    client = Client(Answer("done"))
+    given = {"side_effect": raised} if isinstance(raised, Exception) else {"return_value": {"a": raised}}
+    client.run = mock.Mock(**given)  # type: ignore[attr-defined]
+    with pytest.raises((ClusterError, ModelError), match=words):
+        Pool(client).everywhere(print, ())

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from rasterio.errors import RasterioIOError
 
-from geounet.engine.pool import guarded
+from geounet.engine.guard import guarded
 from geounet.errors import PartError
 from geounet.predict.stitch import _whole
 from geounet.raster import space as module
@@ -120,7 +120,7 @@ import sys
 from pathlib import Path
 import numpy as np, rasterio
 from geounet.config.card import ClassInfo, Kind
-from geounet.engine.pool import guarded
+from geounet.engine.guard import guarded
 from geounet.predict.stitch import _whole
 from geounet.raster.cog import write_mask
 from geounet.raster.scene import SceneSpec, describe
