@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import glob
 import os
+import re
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from geounet.errors import GeounetError
@@ -39,6 +40,21 @@ def remove_temporary(temporary: Path) -> None:
     stem = temporary.name.removesuffix(temporary.suffix)
     for rest in temporary.parent.glob(f"{glob.escape(stem)}*"):
         rest.unlink(missing_ok=True)
+
+
+_TEMPORARY = re.compile(r"\.+(?P<stem>.+?)\.[0-9a-f]{32}\.tmp.*")
+
+
+def remove_leftovers(folder: Path, *stems: str) -> None:
+    """Remove temporary files that processes left in a folder when they were killed; no other may be at work there.
+
+    With `stems` only those for files whose names begin with one of them: others may be at work on other files.
+    """
+    for path in folder.glob(".*.tmp*"):
+        found = _TEMPORARY.fullmatch(path.name)
+        if found is not None and found["stem"].startswith(stems or ("",)):
+            with suppress(OSError):  # opened in Windows: next time
+                path.unlink()
 
 
 @contextmanager

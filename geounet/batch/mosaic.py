@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from geounet.atomic import remove_leftovers
 from geounet.config.job import Job, Vector
 from geounet.config.layers import resolve_layers
 from geounet.engine.ledger import fingerprint
@@ -104,6 +105,7 @@ def mosaics(
             logger.info("%s: already done", path.name)
             made.append({**last, "state": "unchanged"})
             continue
+        remove_leftovers(path.parent, path.stem)
         began = time.monotonic()
         try:
             report = _make(job, path, here, sections, work / "mosaics" / path.stem, key, pool(), progress)

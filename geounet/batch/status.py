@@ -12,7 +12,7 @@ from typing import Any
 
 from geounet.batch.lock import HIDDEN, is_locked, locked
 from geounet.engine.ledger import folder_bytes
-from geounet.engine.manifest import read_manifest
+from geounet.engine.manifest import read_manifest, sweep
 from geounet.errors import GeounetError, JobError
 
 
@@ -184,4 +184,5 @@ def clean(out: Path, work: Path | None = None) -> tuple[int, int]:
         size = folder_bytes(parts)
         for path in parts:
             shutil.rmtree(path)
+        sweep(out)
     return len(parts), size

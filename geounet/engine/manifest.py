@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from geounet.atomic import atomic, write_text
+from geounet.atomic import remove_leftovers, remove_temporary, temporary_beside, write_text
 from geounet.config.job import Job
 from geounet.engine.plan import Plan, versions
-from geounet.errors import OutputExistsError
+from geounet.errors import ClusterError, OutputExistsError
 from geounet.grid.blocks import BlockId
 from geounet.models.bundle import Bundle
 from geounet.predict.decide import add_counts
+from geounet.predict.probe import SHARED
+from geounet.raster.space import FULL
 from geounet.types import NODATA
 
 logger = logging.getLogger(__name__)
@@ -185,35 +189,89 @@ def _valid(plan: Plan, counts: list[dict[str, int]]) -> int:
 
 
 def publish(manifest: dict[str, Any], plan: Plan, staging: Path, folder: Path, started: datetime) -> None:
-    """Give the files of a scene their final names, the STAC item and the manifest last.
+    """Give the files of a scene their final names, the manifest last.
 
-    Until the manifest is there the output does not count as finished, and the next run makes it again. What finished
-    output that it replaces had besides, vectors that are no longer asked for say, goes at the end.
+    First all of them lie whole in the folder, under temporary names, the STAC item and the manifest too: what fails
+    until then leaves older output as it is. Then names change, and nothing is written any more. Until the manifest has
+    its own the output does not count as finished, and the next run makes it again. What finished output that it
+    replaces had besides, vectors that are no longer asked for say, goes at the end.
+
+    Raises
+    ------
+    ClusterError
+        If a file that a worker made is not there, or the disk is full.
     """
-    from geounet.report.stac import write_item
-
-    folder.mkdir(parents=True, exist_ok=True)
-    before = read_manifest(folder)
-    (folder / "manifest.json").unlink(missing_ok=True)
     files = dict(manifest["files"])
     for name in files.values():
-        _move(staging / name, folder / name)
-    item = folder / f"{plan.info.name}.json"
+        if not (staging / name).exists():
+            raise ClusterError(f"{staging / name}: a worker has written it, but it is not seen here; "
+                               f"outputs.work {SHARED}")  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder, plan.info.name, "manifest")
+    before = read_manifest(folder)
+    ready: dict[Path, Path] = {}
+    try:
+        with _full_disk_told(folder):
+            for name in files.values():
+                _bring(staging / name, _ready(folder / name, ready))
+            item = folder / f"{plan.info.name}.json"
+            _write_item(item, manifest, plan, ready, started)
+            manifest["files"] = files = {**files, "item": item.name}
+            text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+            write_text(_ready(folder / "manifest.json", ready), text)
+        (folder / "manifest.json").unlink(missing_ok=True)
+        for path, temporary in ready.items():
+            temporary.replace(path)
+    finally:
+        for temporary in ready.values():
+            remove_temporary(temporary)
+    remove_replaced(folder, before, files)
+
+
+def _ready(path: Path, ready: dict[Path, Path]) -> Path:
+    """Return where a file lies until all are ready."""
+    ready[path] = temporary_beside(path)
+    return ready[path]
+
+
+def _write_item(item: Path, manifest: dict[str, Any], plan: Plan, ready: dict[Path, Path], started: datetime) -> None:
+    from geounet.report.stac import write_item
+
+    assets = {key: item.with_name(name) for key, name in manifest["files"].items()}
+    lying = {key: ready[path] for key, path in assets.items()}
     write_item(
-        item,
+        _ready(item, ready),
         info=plan.info,
         card=plan.card,
-        assets={key: folder / name for key, name in files.items()},
+        assets=assets,
         started=started,
         finished=datetime.now(UTC),
         software=versions(),
         source_files=plan.info.files,
         extra={},
+        lying=lying,
     )
-    files["item"] = item.name
-    manifest["files"] = files
-    write_text(folder / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
-    remove_replaced(folder, before, files)
+
+
+def _bring(source: Path, temporary: Path) -> None:
+    """Rename, or copy where the work folder is on another file system."""
+    try:
+        source.replace(temporary)
+    except OSError:
+        shutil.copyfile(source, temporary)
+        with temporary.open("r+b") as file:
+            os.fsync(file.fileno())
+
+
+@contextmanager
+def _full_disk_told(folder: Path) -> Iterator[None]:
+    """Name the folder whose disk is full: errors of copying name the file that is copied."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise ClusterError(f"disk full: {folder}: {error.strerror}; free space and run again to continue") from None
 
 
 def remove_replaced(folder: Path, before: Mapping[str, Any] | None, files: Mapping[str, str]) -> None:
@@ -242,11 +300,9 @@ def remove_replaced(folder: Path, before: Mapping[str, Any] | None, files: Mappi
             logger.warning("%s: of older output, cannot be removed: %s", path, error.strerror)
 
 
-def _move(source: Path, dest: Path) -> None:
-    """Rename, or copy and rename where the work folder is on another file system."""
-    try:
-        source.replace(dest)
-    except OSError:
-        with atomic(dest) as temporary:
-            shutil.copyfile(source, temporary)
-        source.unlink()
+def sweep(out: Path) -> None:
+    """Remove temporary files that killed runs left in an output folder and in those of its scenes."""
+    remove_leftovers(out)
+    for scene in out.glob("*/"):
+        for folder in (scene, *scene.glob("*/")):  # of several models each has one
+            remove_leftovers(folder, scene.name, "manifest")

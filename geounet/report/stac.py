@@ -91,6 +91,7 @@ def write_item(
     software: Mapping[str, str],
     source_files: Sequence[str],
     extra: Mapping[str, Any],
+    lying: Mapping[str, Path] | None = None,
 ) -> None:
     """Write the STAC 1.1.0 item that describes a scene's results.
 
@@ -114,6 +115,8 @@ def write_item(
     extra
         Further properties. They come last, so that a caller who knows the input's `datetime` or `license` can say so;
         without a `datetime` the item carries the time of processing.
+    lying
+        Where assets lie that do not have their names yet, by key.
 
     Raises
     ------
@@ -134,7 +137,7 @@ def write_item(
         stac_extensions=list(_EXTENSIONS),
     )
     for key, path in assets.items():
-        item.add_asset(key, _asset(key, path, folder, card))
+        item.add_asset(key, _asset(key, path, folder, card, (lying or {}).get(key, path)))
     for source in source_files:
         item.add_link(
             pystac.Link("derived_from", _href(source, folder), media_type=_TYPES.get(Path(source).suffix.lower()))
@@ -241,9 +244,9 @@ def _model(card: Card) -> dict[str, Any]:
     return fields
 
 
-def _asset(key: str, path: Path, folder: Path, card: Card) -> pystac.Asset:
+def _asset(key: str, path: Path, folder: Path, card: Card, lying: Path) -> pystac.Asset:
     kind = _ASSETS.get(key, _Kind("", ("data",)))
-    size, checksum = _fingerprint(path)
+    size, checksum = _fingerprint(lying)
     fields: dict[str, Any] = {"file:size": size, "file:checksum": checksum}
     if key == "mask":
         fields |= _mask_fields(card)

@@ -131,8 +131,11 @@ def test_a_job_makes_one_geopackage_of_all_scenes(town_job: Any, capsys: pytest.
         assets = json.loads((out / files["item"]).read_text())["assets"]
         assert assets["landcover_parquet"]["type"] == "application/vnd.apache.parquet"
         assert assets["road_edges_fgb"]["href"] == f"./{name}_road_edges.fgb"
+    killed = out / f".two_scenes_1.{'0' * 32}.tmp.gpkg-journal"
+    killed.touch()
     (made,) = make(job, entries, [])
     assert (made["state"], made["scenes"]) == ("done", ["west", "east"])
+    assert not killed.exists()
     assert made["files"]["vectors"] == "two_scenes_1.gpkg"
     assert made["files"]["buildings_fgb"] == "two_scenes_1_buildings.fgb"
     assert len(made["files"]) == 9

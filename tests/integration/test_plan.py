@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from geounet.batch.plan import plan_job, total
 from geounet.batch.run import scene_runs, work_folder
 from geounet.cli.main import main
 from geounet.config.load import job_from_options
+from geounet.engine import manifest as manifest_module
 from geounet.engine.cluster import Layout
 from geounet.engine.ledger import Ledger, folder_bytes
 from geounet.engine.pool import InlinePool
@@ -160,12 +162,15 @@ def test_disk_is_an_upper_bound(
     job = job_from_options([str(scene)], str(bundle.folder), str(tmp_path / "out"), given)
     (entry,) = plan_job(job, timing=False)
     assert entry["seconds"] is None
-    sizes = []
+    sizes, whole = [], []
     remove = Ledger.remove_parts
 
     def seen(ledger: Ledger) -> None:
         sizes.append(ledger.bytes())
+        whole.append(folder_bytes([tmp_path / "out"]))
         remove(ledger)
+
+    monkeypatch.setattr(manifest_module, "_bring", shutil.copyfile)  # as where outputs.work is on another disk
 
     published = SceneRun._preview
 
@@ -180,6 +185,7 @@ def test_disk_is_an_upper_bound(
     files = [tmp_path / "out" / "noise" / name for name in manifest["files"].values()]
     assert len(sizes) == 2
     assert max(sizes) <= entry["work_bytes"]
+    assert whole[0] <= total([entry])[0]
     assert sum(f.stat().st_size for f in files) <= entry["output_bytes"]
 
 

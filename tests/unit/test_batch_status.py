@@ -13,7 +13,7 @@ import pytest
 
 from geounet.batch import status as status_module
 from geounet.batch.lock import locked, locked_output
-from geounet.batch.status import read_status
+from geounet.batch.status import clean, read_status
 
 RECIPE = {"model_shape": [100, 100], "tile": 64, "overlap": 0, "side": 1}
 
@@ -115,3 +115,19 @@ def test_what_the_last_run_could_not_do(tmp_path: Path) -> None:
         ("c/one", "done", None),
         ("c/two", "failed", "no"),
     ]
+
+
+def test_clean_removes_what_killed_runs_were_writing(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    finished(out)
+    ledger(out / ".geounet")
+    hexes = "0123456789abcdef" * 2
+    ours = [f".town.{hexes}.tmp.gpkg", f"a/.a_mask.{hexes}.tmp.tif", f"a/.manifest.{hexes}.tmp.json",
+            f"b/model/.b.{hexes}.tmp.gpkg-journal"]  # fmt: skip
+    others = [f"a/.roads.{hexes}.tmp.gpkg", "a/.a_mask.tmp.tif", f"a/a_mask.{hexes}.tmp.tif", ".town.gpkg"]
+    for name in (*ours, *others):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).touch()
+    assert clean(out)[0] == 1
+    left = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert left == {*others, "a/manifest.json", ".geounet/lock"}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import re
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from geounet.atomic import temporary_beside
 from geounet.engine.manifest import finished_output, publish, read_manifest
-from geounet.errors import OutputExistsError
+from geounet.errors import ClusterError, OutputExistsError
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +67,104 @@ def test_only_plain_names_in_the_folder_are_followed(tmp_path: Path) -> None:
     assert left == {"s_mask.tif", "s.json", "manifest.json", "sub", "S_MASK.TIF"}
     assert (folder / "sub" / "x").exists()
     assert outside.exists()
+
+
+OLD = {"mask": "s_mask.tif", "vectors": "s.gpkg", "item": "s.json"}
+
+
+def whole(folder: Path) -> dict[str, str]:
+    older(folder, OLD)
+    for name in OLD.values():
+        (folder / name).write_text("old")
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def other_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The staged files lie on another file system: they cannot be renamed."""
+    replace = Path.replace
+
+    def refuses(path: Path, target: Path) -> Path:
+        if path.parent.name == "staging":
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", refuses)
+
+
+@pytest.mark.usefixtures("other_disk")
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+@pytest.mark.parametrize("where", ["copy", "item", "manifest"])
+def test_older_output_stays_whole_if_newer_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, number: int
+) -> None:
+    folder = tmp_path / "out" / "s"
+    before, copy = whole(folder), shutil.copyfile
+
+    def fails(*paths: Any, **_: Any) -> None:
+        path = next(p for p in paths if p.parent == folder)
+        if where == "copy" and path.name.startswith(".s_mask"):
+            copy(*paths)
+            return
+        path.write_text("ne")
+        raise OSError(number, "no", str(paths[0]))
+
+    replaced = {"copy": "shutil.copyfile", "item": "geounet.report.stac.write_item"}
+    monkeypatch.setattr(replaced.get(where, "geounet.engine.manifest.write_text"), fails)
+    expected = rf"^disk full: {re.escape(str(folder))}: no; free space and run again to continue$"
+    with pytest.raises(
+        OSError if number == errno.EIO else ClusterError, match=None if number == errno.EIO else expected
+    ):
+        published(tmp_path, mask="s_mask.tif", vectors="s.gpkg")
+    assert {path.name: path.read_text() for path in folder.iterdir()} == before
+    assert (tmp_path / "staging" / "s_mask.tif").read_text() == "new", "the next run continues"
+
+
+@pytest.mark.parametrize("disk", ["same", "other"])
+def test_nothing_is_written_once_older_output_is_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, disk: str
+) -> None:
+    """A run that is killed meanwhile has no disk to wait for."""
+    if disk == "other":
+        request.getfixturevalue("other_disk")
+    folder = tmp_path / "out" / "s"
+    before, unlink = whole(folder), Path.unlink
+
+    def sees(path: Path, *, missing_ok: bool = False) -> None:
+        if path == folder / "manifest.json":
+            ready = {p.name: p.read_text() for p in folder.iterdir() if p.name.startswith(".")}
+            assert len(ready) == 4, "mask, vectors, item and manifest"
+            assert "old" not in ready.values()
+            assert {p.name: p.read_text() for p in folder.iterdir() if p.name not in ready} == before
+            monkeypatch.setattr("geounet.engine.manifest.write_text", None)
+            monkeypatch.setattr(shutil, "copyfile", None)
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", sees)
+    assert published(tmp_path, mask="s_mask.tif", vectors="s.gpkg") == set(before)
+    assert (folder / "s.gpkg").read_text() == "new"
+
+
+def test_a_staged_file_that_is_not_seen_here_leaves_older_output(tmp_path: Path) -> None:
+    folder = tmp_path / "out" / "s"
+    before = whole(folder)
+    plan: Any = SimpleNamespace(info=SimpleNamespace(name="s", files=()), card=None)
+    with pytest.raises(ClusterError, match=r"s_mask\.tif: .*not seen here; outputs\.work must be on storage that all"):
+        publish({"files": {"mask": "s_mask.tif"}}, plan, tmp_path / "staging", folder, datetime.now(UTC))
+    assert {path.name: path.read_text() for path in folder.iterdir()} == before
+
+
+def test_what_a_killed_run_was_writing_goes(tmp_path: Path) -> None:
+    folder = tmp_path / "out" / "s"
+    folder.mkdir(parents=True)
+    ours = ["s_mask.tif", "s.gpkg", "manifest.json", "s.json"]
+    for name in ours:
+        temporary_beside(folder / name).touch()
+        temporary_beside(temporary_beside(folder / name)).touch()
+    other = temporary_beside(folder / "roads.gpkg")
+    other.touch()
+    left = published(tmp_path, mask="s_mask.tif")
+    assert left == {"s_mask.tif", "s.json", "manifest.json", other.name}
 
 
 @pytest.mark.parametrize("manifest", ["{", "[1]", '{"files": 3}', "{}"])

@@ -167,6 +167,17 @@ def test_assets_have_types_roles_sizes_and_checksums(tmp_path: Path) -> None:
         assert asset["file:checksum"] == "1220" + hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def test_assets_may_lie_elsewhere_until_they_have_their_names(tmp_path: Path) -> None:
+    (tmp_path / ".tmp.tif").write_bytes(b"mask")
+    mask = {"mask": tmp_path / "banepa_mask.tif"}
+    given: dict[str, Any] = {"started": STARTED, "finished": FINISHED, "software": {}, "source_files": [], "extra": {}}
+    lying = {"mask": tmp_path / ".tmp.tif"}
+    write_item(tmp_path / "item.json", info=scene(), card=card(), assets=mask, lying=lying, **given)
+    asset = json.loads((tmp_path / "item.json").read_text())["assets"]["mask"]
+    assert (asset["href"], asset["file:size"]) == ("./banepa_mask.tif", 4)
+    assert asset["file:checksum"] == "1220" + hashlib.sha256(b"mask").hexdigest()
+
+
 def test_classes_of_a_softmax_mask(tmp_path: Path) -> None:
     mask = write(tmp_path, scene(), card())["assets"]["mask"]
     assert mask["data_type"] == "uint8"
