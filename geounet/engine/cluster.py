@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -343,9 +344,13 @@ def _leave_at_once() -> None:
 
 
 def _await_worker(client: Any, seconds: int) -> None:
+    """Wait for a worker, with a task: adaptive clusters start workers for tasks only, and for nobody who waits."""
+    task = client.submit(int, key=f"geounet-hello-{uuid.uuid4().hex}", pure=False)  # which workers have, whatever else
     try:
         client.wait_for_workers(1, timeout=seconds)
     except TimeoutError:
+        task.cancel(force=True)
         raise ClusterError(
             f"no worker joined {client.scheduler.address} within {seconds} s; start workers, or raise cluster.wait_s"
         ) from None
+    task.add_done_callback(lambda done: done.release())  # kept till then: the worker might be taken away before

@@ -141,8 +141,8 @@ class Pool:
         others = self.helpers.addresses()
         return sum(count for address, count in threads.items() if address not in others)
 
-    def everywhere(self, function: Callable[..., Any], args: tuple[Any, ...]) -> list[Any]:
-        """Return what a function answers on each worker that is there, besides its tasks.
+    def everywhere(self, function: Callable[..., Any], args: tuple[Any, ...]) -> dict[str, Any]:
+        """Return what a function answers on each worker that is there, by its address, besides its tasks.
 
         Those that leave meanwhile do not count; nor do all, if one of them does not answer for `ASK_S` seconds.
 
@@ -167,7 +167,7 @@ class Pool:
             answers = found.get(timeout=ASK_S)
         except queue.Empty:
             logger.warning("a worker does not answer for %.0f s", ASK_S)
-            return []
+            return {}
         if isinstance(answers, OSError):
             raise ClusterError(LOST) from answers
         if isinstance(answers, Exception):
@@ -175,7 +175,7 @@ class Pool:
         for answer in answers.values():
             if isinstance(answer, Raised):
                 self._stop(answer)
-        return [answer for answer in answers.values() if not isinstance(answer, Raised)]
+        return {address: answer for address, answer in answers.items() if not isinstance(answer, Raised)}
 
     @property
     def _connected(self) -> bool:
@@ -199,12 +199,12 @@ class Pool:
             If the scheduler is lost.
         """
         if self.gate.cores is None:
-            try:
-                here = self.client.run(_host, on_error="ignore")
-            except OSError as error:
-                raise ClusterError(LOST) from error
+            here = self.everywhere(_host, ())
+            if not here:  # all have just left, and of an adaptive cluster none comes but for a task
+                list(self.run([Task("hello", _host, ())]))
+                here = self.everywhere(_host, ())
             if not here:
-                return 1  # all have just left: others are asked when they are there
+                return 1  # others are asked when they are there
             threads: dict[str, int] = {}
             for address, count in self._workers().items():
                 if address in here:
@@ -444,9 +444,9 @@ class InlinePool:
     def close(self) -> None:
         """Do nothing: nobody waits."""
 
-    def everywhere(self, function: Callable[..., Any], args: tuple[Any, ...]) -> list[Any]:
+    def everywhere(self, function: Callable[..., Any], args: tuple[Any, ...]) -> dict[str, Any]:
         """Return what a function answers here; what it raises, this raises."""
-        return [function(*args)]
+        return {"here": function(*args)}
 
     def run(
         self,

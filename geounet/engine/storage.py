@@ -35,7 +35,7 @@ def check_work(pool: Pool | InlinePool, work: Path) -> None:
         try:
             question.write_text(text, encoding="utf-8")
             answers = pool.everywhere(answer, (str(question),))
-            for host, name in answers:
+            for host, name in answers.values():
                 if not _says(work / name, text):
                     raise ClusterError(
                         f"{work}: what the worker on {host} writes there is not seen here; outputs.work {SHARED}"

@@ -406,6 +406,31 @@ def test_a_callers_client(scene: Path, bundle: Bundle, reference: Path, tmp_path
     assert pixels(tmp_path) == pixels(reference)
 
 
+def test_a_cluster_that_starts_workers_for_tasks_alone(
+    scene: Path, bundle: Bundle, reference: Path, tmp_path: Path
+) -> None:
+    """Adaptive: no worker is there at the start, nor while nothing is to be done."""
+    from distributed import Client, LocalCluster
+
+    import geounet
+    from geounet.config.load import job_from_options
+
+    job = job_from_options([str(scene)], str(bundle.folder), str(tmp_path), [*SETTINGS, "tiling.block=3"])
+    with LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=None) as cluster:
+        cluster.adapt(minimum=0, maximum=1)
+        with Client(cluster) as client:
+            assert client.nthreads() == {}
+            result = geounet.run(job, client=client)
+            deadline = time.monotonic() + PATIENCE
+            while client.nthreads() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert client.nthreads() == {}, "nothing of ours keeps a worker"
+            assert geounet.run(job, client=client).scenes[0]["state"] == "unchanged"
+    assert (result.exit_code, result.scenes[0]["worker_deaths"]) == (0, 0)
+    assert pixels(tmp_path) == pixels(reference)
+    assert features(tmp_path) == features(reference)
+
+
 def test_an_existing_cluster_by_address(scene: Path, bundle: Bundle, reference: Path, tmp_path: Path) -> None:
     from distributed import LocalCluster
 

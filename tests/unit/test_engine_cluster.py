@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 
@@ -161,3 +163,32 @@ def test_a_device_that_is_not_there_is_refused(devices: Path, monkeypatch: pytes
         monkeypatch.setenv(VISIBLE, visible)
         with pytest.raises(ClusterError, match=rf"devices here: {count} \({VISIBLE} is '{visible}'\)"):
             local_layout(Cluster(), "cuda:1")
+
+
+class _Adaptive:
+    """A client whose cluster starts workers for tasks alone, or none."""
+
+    scheduler = SimpleNamespace(address="tcp://1")
+
+    def __init__(self, *, starts: bool) -> None:
+        self.starts, self.task = starts, mock.Mock()
+
+    def submit(self, *_: object, key: str, pure: bool) -> mock.Mock:
+        assert not pure, "what is known already starts nobody"
+        return self.task
+
+    def wait_for_workers(self, count: int, timeout: float) -> None:
+        assert not self.task.method_calls, "the task is there"
+        if not self.starts:
+            raise TimeoutError
+
+
+def test_an_adaptive_cluster_is_given_a_task_to_start_a_worker_for() -> None:
+    client = _Adaptive(starts=True)
+    module._await_worker(client, 3)
+    (call,) = client.task.method_calls
+    assert call[0] == "add_done_callback", "it is kept until it is done"
+    nobody = _Adaptive(starts=False)
+    with pytest.raises(ClusterError, match="no worker joined tcp://1 within 3 s"):
+        module._await_worker(nobody, 3)
+    nobody.task.cancel.assert_called_once()

@@ -284,7 +284,7 @@ def test_workers_are_asked_for_their_cores_once_for_all_pools() -> None:
         asked = 0
         here: dict[str, tuple[str, int]] = {}  # noqa: RUF012 - replaced below
 
-        def run(self, _: Any, *, on_error: str) -> dict[str, tuple[str, int]]:
+        def run(self, *_: Any, on_error: str) -> dict[str, tuple[str, int]]:
             assert on_error == "ignore", "one that leaves at that moment must not end the run"
             self.asked += 1
             return self.here
@@ -295,10 +295,11 @@ def test_workers_are_asked_for_their_cores_once_for_all_pools() -> None:
     client = Leaving(Answer("done"))
     pool = Pool(client)
     assert pool.cores_per_thread() == 1, "all have just left"
+    assert client.submitted == 1, "an adaptive cluster starts workers for tasks alone"
     client.here = {"a": ("one", 4), "b": ("two", 16)}
     assert pool.cores_per_thread() == 4
     assert [pool.share().cores_per_thread(), pool.share().cores_per_thread()] == [4, 4]
-    assert client.asked == 2
+    assert client.asked == 3
     client.run = mock.Mock(side_effect=CommClosedError("closed"))  # type: ignore[method-assign]
     with pytest.raises(ClusterError, match="is lost"):
         Pool(client).cores_per_thread()
@@ -436,7 +437,7 @@ def test_a_worker_that_hangs_is_not_awaited(monkeypatch: pytest.MonkeyPatch) -> 
             return {}
 
     monkeypatch.setattr(module, "ASK_S", 0.1)
-    assert Pool(Hangs(Answer("done"))).everywhere(print, ()) == []
+    assert Pool(Hangs(Answer("done"))).everywhere(print, ()) == {}
     ends.set()
 
 
