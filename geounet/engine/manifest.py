@@ -6,8 +6,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,12 @@ from typing import Any
 from geounet.atomic import remove_leftovers, remove_temporary, temporary_beside, write_text
 from geounet.config.job import Job
 from geounet.engine.plan import Plan, versions
+from geounet.engine.storage import full_disk_named
 from geounet.errors import ClusterError, OutputExistsError
 from geounet.grid.blocks import BlockId
 from geounet.models.bundle import Bundle
 from geounet.predict.decide import add_counts
 from geounet.predict.probe import SHARED
-from geounet.raster.space import FULL
 from geounet.types import NODATA
 
 logger = logging.getLogger(__name__)
@@ -211,7 +210,7 @@ def publish(manifest: dict[str, Any], plan: Plan, staging: Path, folder: Path, s
     before = read_manifest(folder)
     ready: dict[Path, Path] = {}
     try:
-        with _full_disk_told(folder):
+        with full_disk_named(folder):
             for name in files.values():
                 _bring(staging / name, _ready(folder / name, ready))
             item = folder / f"{plan.info.name}.json"
@@ -261,17 +260,6 @@ def _bring(source: Path, temporary: Path) -> None:
         shutil.copyfile(source, temporary)
         with temporary.open("r+b") as file:
             os.fsync(file.fileno())
-
-
-@contextmanager
-def _full_disk_told(folder: Path) -> Iterator[None]:
-    """Name the folder whose disk is full: errors of copying name the file that is copied."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        raise ClusterError(f"disk full: {folder}: {error.strerror}; free space and run again to continue") from None
 
 
 def remove_replaced(folder: Path, before: Mapping[str, Any] | None, files: Mapping[str, str]) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from geounet.engine.pool import InlinePool, Pool
 from geounet.errors import ClusterError
 from geounet.predict.probe import SHARED, answer, first_unseen
+from geounet.raster.space import FULL
 
 _ASKING = threading.Lock()
 """Scenes that begin together need the same answer."""
@@ -33,7 +36,8 @@ def check_work(pool: Pool | InlinePool, work: Path) -> None:
         work.mkdir(parents=True, exist_ok=True)
         question, text = work / f".probe-{uuid.uuid4().hex}", uuid.uuid4().hex
         try:
-            question.write_text(text, encoding="utf-8")
+            with full_disk_named(work):
+                question.write_text(text, encoding="utf-8")
             answers = pool.everywhere(answer, (str(question),))
             for host, name in answers.values():
                 if not _says(work / name, text):
@@ -60,3 +64,20 @@ def check_receipt(path: Path) -> None:
 
 def _says(path: Path, text: str) -> bool:
     return first_unseen([str(path)]) is None and path.read_text(encoding="utf-8") == text
+
+
+@contextmanager
+def full_disk_named(folder: Path) -> Iterator[None]:
+    """Have a full disk end the run with the name of the folder: errors of copying name the file that is copied.
+
+    Raises
+    ------
+    ClusterError
+        In place of the error that tells of it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise ClusterError(f"disk full: {folder}: {error.strerror}; free space and run again to continue") from None

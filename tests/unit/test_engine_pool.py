@@ -428,6 +428,12 @@ def test_what_a_worker_writes_must_be_seen(monkeypatch: pytest.MonkeyPatch, tmp_
         check_receipt(tmp_path / "r.json")
 
 
+def test_a_full_disk_of_the_work_folder_ends_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Path, "write_text", mock.Mock(side_effect=OSError(errno.EDQUOT, "Disk quota exceeded")))
+    with pytest.raises(ClusterError, match=r"disk full: .*work: Disk quota exceeded; free space and run again"):
+        check_work(Pool(Asked(tmp_path / "work")), tmp_path / "work")
+
+
 def test_a_worker_that_hangs_is_not_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
     ends = threading.Event()
 
