@@ -98,7 +98,9 @@ def _takes_keys(function: Any) -> Any:
 @click.option("--classes", metavar="A,B", help="Land-cover classes to write, by name or code.  [default: all]")
 @click.option("--threshold", type=float, help="The raster holds probabilities: the class is where they reach this.")
 @click.option(
-    "--band", type=click.IntRange(min=1), help="Band of the raster.  [default: 1, or the one named as the class]"
+    "--band",
+    type=click.IntRange(min=1),
+    help="Band of the raster.  [default: the only one, or the one described as the class]",
 )
 @click.option(
     "--mosaic", is_flag=True, help="Take several rasters as one; an overlap belongs to the first that is valid there."
@@ -152,7 +154,8 @@ def vectorize(
       $ geounet vectorize landcover.tif --out landcover.gpkg --kind landcover --min-area-m2 100
       $ geounet vectorize results/*/*_mask.tif --mosaic --out town.gpkg --kind buildings --kind roads
 
-    What is nodata in the raster never becomes a feature. The GeoPackage holds styles and a QGIS project.
+    A class that is named but has no pixels makes an empty layer. Of several bands the one described as the class is
+    taken. What is nodata in the raster never becomes a feature. The GeoPackage holds styles and a QGIS project.
     """
     chosen = list(dict.fromkeys(kinds))
     given = {key: value for key, value in keys.items() if value is not None}

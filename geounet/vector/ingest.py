@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from geounet.raster.env import open_quietly
 from geounet.raster.sidecar import write_aux
 from geounet.types import MAX_CLASSES, NODATA, PROBABILITY_STEPS
 from geounet.vector.source import U8, opened
+from geounet.vector.wanted import class_band, meaningful, probability_band, title_of
 
 SLAB = 512
 """Rows that are read at once."""
@@ -43,6 +43,10 @@ class Ingested:
         The raster's own values by class code.
     band
         The raster's band that was taken.
+    absent
+        Codes of classes that no valid pixel is of: those that are only named, and those that were asked for.
+    named
+        Whether the raster names its classes.
     """
 
     mask: str
@@ -51,43 +55,8 @@ class Ingested:
     channels: dict[int, int]
     values: dict[int, int]
     band: int = 1
-
-
-def find_class(
-    classes: tuple[ClassInfo, ...], values: dict[int, int], wanted: str, option: str = "--class"
-) -> ClassInfo:
-    """Return the class of a name, or of a value of the raster; `option` is what messages call the wish.
-
-    Raises
-    ------
-    JobError
-        If there is none.
-    """
-    for info in classes:
-        if wanted in (info.name, str(values[info.code])):
-            return info
-    known = ", ".join(
-        f"{values[c.code]}" if c.name == str(values[c.code]) else f"{values[c.code]} {c.name}" for c in classes
-    )
-    raise JobError(f"{option} {wanted}: no such class; the raster has {known}")
-
-
-def class_for(classes: tuple[ClassInfo, ...], values: dict[int, int], kind: Kind) -> ClassInfo:
-    """Return the class of a kind, or the only class of a raster that is not background, which the value 0 is.
-
-    Raises
-    ------
-    JobError
-        If that is not clear.
-    """
-    for info in classes:
-        if info.kind == kind:
-            return info
-    others = [c for c in classes if values[c.code] != 0 and c.kind != Kind.background]
-    if len(others) == 1:
-        return others[0]
-    names = ", ".join(c.name for c in classes)
-    raise JobError(f"--class is needed: none of the classes is named {kind.value}; the raster has {names}")
+    absent: frozenset[int] = frozenset()
+    named: bool = False
 
 
 def _slabs(dataset: Any) -> Iterator[Window]:
@@ -116,11 +85,34 @@ def ingest(path: Path, folder: Path, *, band: int = 1) -> Ingested:
     VectorError
         If it cannot be read, or is no class raster.
     """
-    return ingest_several([path], folder, band=band)[0]
+    return ingest_several([path], folder, bands=[band])[0]
 
 
-def ingest_several(paths: Sequence[Path], folder: Path, *, band: int = 1) -> list[Ingested]:
+def bands_of(paths: Sequence[Path], wanted: str | None, kind: Kind) -> list[int]:
+    """Return the band of each class raster that is meant by the name of a class, or by a kind; see `class_band`.
+
+    Raises
+    ------
+    JobError
+        If that is not clear.
+    VectorError
+        If one cannot be read.
+    """
+    found = []
+    for path in paths:
+        with opened(str(path)) as dataset:
+            names = {band: list(described(path, dataset, band)[0].values()) for band in dataset.indexes}
+            found.append(class_band(path, dataset, wanted, kind, names))
+    return found
+
+
+def ingest_several(
+    paths: Sequence[Path], folder: Path, *, bands: Sequence[int] = (), wanted: Iterable[int] = ()
+) -> list[Ingested]:
     """Take class rasters that go together: the same value is the same class in all of them. See `ingest`.
+
+    Classes are the values that occur, those that are named, and those of `wanted`. `bands` has one for each raster;
+    left out: the first.
 
     Raises
     ------
@@ -132,7 +124,9 @@ def ingest_several(paths: Sequence[Path], folder: Path, *, band: int = 1) -> lis
     names: dict[int, str] = {}
     colours: dict[int, tuple[int, int, int]] = {}
     values: set[int] = set()
-    for path in paths:
+    texts: list[str] = []
+    bands = bands or [1] * len(paths)
+    for path, band in zip(paths, bands, strict=True):
         with opened(str(path)) as dataset:
             _check_band(path, dataset, band)
             dtype = np.dtype(dataset.dtypes[band - 1])
@@ -142,27 +136,55 @@ def ingest_several(paths: Sequence[Path], folder: Path, *, band: int = 1) -> lis
                 )
             values.update(distinct(path, dataset, band))
             its_names, its_colours = described(path, dataset, band)
+            # What is nodata may have a name, but is no class.
+            its_names = {v: n for v, n in its_names.items() if n.strip() and v != dataset.nodatavals[band - 1]}
+            texts.append((dataset.descriptions[band - 1] or "").strip() if len(meaningful(dataset)) > 1 else "")
         for value, name in its_names.items():
             if names.setdefault(value, name) != name:
                 raise VectorError(f"{path}: calls the value {value} {name!r}, a raster before it {names[value]!r}")
         colours = its_colours | colours
     if len(values) > MAX_CLASSES:
         raise VectorError(f"{paths[0]}: all rasters together have more than {MAX_CLASSES} different values")
+    named = bool(names)
+    if not named and all(texts) and len(values - {0}) <= 1:
+        names = {0: "background", max(values - {0}, default=1): texts[0]}  # a band of its own, as in multi-label masks
     found = sorted(values)
     # Values keep their meaning as codes where they fit.
     fits = not found or (found[0] >= 0 and found[-1] < MAX_CLASSES)
     codes = {value: (value if fits else code) for code, value in enumerate(found)}
-    by_code = {code: value for value, code in codes.items()}
-    classes = _classes(by_code, names, colours)
+    asked = dict.fromkeys([*sorted(wanted), *sorted(names)])
+    if not names and values <= {0}:
+        asked[1] = None  # of 0 and 1, as where a tile holds nothing
+    absent = _absent([value for value in asked if value not in values], codes, fits=fits)
+    by_code = {code: value for value, code in [*codes.items(), *absent.items()]}
+    classes = _classes(by_code, names, colours, frozenset(absent.values()))
     taken = []
-    for index, path in enumerate(paths):
+    for index, (path, band) in enumerate(zip(paths, bands, strict=True)):
         with opened(str(path)) as dataset:
             plain = dataset.dtypes[band - 1] == "uint8" and fits and band == 1 and dataset.nodata == NODATA
             plain = plain and [f.name for f in dataset.mask_flag_enums[0]] == ["nodata"]
             plain = plain and dataset.count == 1
             mask = path if plain else _copied(dataset, band, codes, folder / _name("mask", index))
-        taken.append(Ingested(str(mask), None, classes, {}, by_code, band))
+        taken.append(Ingested(str(mask), None, classes, {}, by_code, band, frozenset(absent.values()), named))
     return taken
+
+
+def _absent(values: Sequence[int], codes: Mapping[int, int], *, fits: bool) -> dict[int, int]:
+    """Return codes for values without pixels: the values themselves where they fit, else those left, if any are.
+
+    Parameters
+    ----------
+    values
+        In the order in which they get a code.
+    codes
+        Of the values with pixels.
+    fits
+        Whether those are the values themselves.
+    """
+    found = {value: value for value in values if fits and 0 <= value < MAX_CLASSES}
+    taken = {*codes.values(), *found}
+    left = (code for code in range(MAX_CLASSES) if code not in taken)
+    return found | dict(zip([value for value in values if value not in found], left, strict=False))
 
 
 def _name(what: str, index: int) -> str:
@@ -201,10 +223,11 @@ def distinct(path: Path, dataset: Any, band: int) -> list[int]:
 
 
 def _classes(
-    values: dict[int, int], names: dict[int, str], colours: dict[int, tuple[int, int, int]]
+    values: dict[int, int], names: dict[int, str], colours: dict[int, tuple[int, int, int]], absent: frozenset[int]
 ) -> tuple[ClassInfo, ...]:
     classes, taken = [], set()
-    for code, value in sorted(values.items()):
+    # Of values with one name it belongs to the first that occurs.
+    for code, value in sorted(values.items(), key=lambda item: (item[0] in absent, item[0])):
         name = names.get(value, "").strip() or str(value)
         if name in taken:
             name = f"{name} ({value})"
@@ -212,7 +235,7 @@ def _classes(
         rgb = colours.get(value)
         colour = "#{:02x}{:02x}{:02x}".format(*rgb) if rgb is not None else PALETTE[code % len(PALETTE)]
         classes.append(ClassInfo(name=name, code=code, colour=colour, kind=kind_of(name)))
-    return tuple(classes)
+    return tuple(sorted(classes, key=lambda c: c.code))
 
 
 def described(path: Path, dataset: Any, band: int) -> tuple[dict[int, str], dict[int, tuple[int, int, int]]]:
@@ -223,22 +246,31 @@ def described(path: Path, dataset: Any, band: int) -> tuple[dict[int, str], dict
         table = dataset.colormap(band)
         # GDAL fills tables up to 256 entries with black.
         colours = {value: entry[:3] for value, entry in table.items() if any(entry[:3])}
+    for element in _sidecar(path):
+        if element.get("band") == str(band):
+            _read_band(element, names, colours)
+    return names, colours
+
+
+def _sidecar(path: Path) -> list[ET.Element]:
+    """Return what the sidecar of a raster says of its bands."""
     sidecar = path.with_name(path.name + ".aux.xml")
     if not sidecar.is_file():
-        return names, colours
+        return []
     try:
         root = ET.fromstring(sidecar.read_bytes())  # noqa: S314 expat refuses entities that grow (2.4.1)
     except ET.ParseError:
-        return names, colours  # GDAL ignores a damaged sidecar, too
-    for element in root.iterfind("PAMRasterBand"):
-        if element.get("band") != str(band):
-            continue
-        for value, category in enumerate(element.iterfind("CategoryNames/Category")):
-            if category.text:
-                names[value] = category.text
-        for table in element.iterfind("GDALRasterAttributeTable"):
-            _read_table(table, names, colours)
-    return names, colours
+        return []  # GDAL ignores a damaged sidecar, too
+    return root.findall("PAMRasterBand")
+
+
+def _read_band(element: ET.Element, names: dict[int, str], colours: dict[int, tuple[int, int, int]]) -> None:
+    """Add what the element of a band says: its categories, then its attribute table."""
+    for value, category in enumerate(element.iterfind("CategoryNames/Category")):
+        if category.text:
+            names[value] = category.text
+    for table in element.iterfind("GDALRasterAttributeTable"):
+        _read_table(table, names, colours)
 
 
 def _read_table(table: ET.Element, names: dict[int, str], colours: dict[int, tuple[int, int, int]]) -> None:
@@ -291,30 +323,44 @@ def _written(like: Any, dest: Path) -> Iterator[Any]:
         write_aux(dest.with_name(f"{dest.name}.aux.xml"), (), crs_wkt=crs)
 
 
+def codes_of(path: Path) -> dict[int, str]:
+    """Return names by class code for a probability raster of ours: those that the mask beside it has.
+
+    A multi-label mask has a band for each class, and no codes.
+    """
+    stem = path.name.removesuffix("_prob.tif")
+    bands = _sidecar(path.with_name(f"{stem}_mask.tif")) if stem != path.name else []
+    names: dict[int, str] = {}
+    if len(bands) == 1:
+        _read_band(bands[0], names, {})
+    return names
+
+
 def ingest_probability(
-    path: Path, folder: Path, name: str, kind: Kind, threshold: float, *, band: int | None = None
+    path: Path, folder: Path, name: str | None, kind: Kind, threshold: float, *, band: int | None = None
 ) -> Ingested:
     """Take a probability raster: the class is where the probability is at least `threshold`.
 
     Values are taken with the scale and offset of their band. Where they are between 0 and 1 they are also the
-    confidence. Of several bands that of `band`, or the one described as `name` or `p(name)`, or the first is used.
+    confidence. Without `band` it is the one described as `name` or `p(name)`, or as a class of that kind; see
+    `probability_band`. The class is called as its band is, else `name`, else as its kind.
 
     Raises
     ------
     JobError
-        If the band does not exist.
+        If the band does not exist, or which one is meant is not clear.
     VectorError
         If it cannot be read, or is a class raster.
     """
     with opened(str(path)) as dataset:
+        title = None
         if band is None:
-            texts = [(text or "").strip() for text in dataset.descriptions]
-            named = [i for i, text in enumerate(texts, 1) if text in (name, f"p({name})")]
-            band = named[0] if named else 1
+            band, title = probability_band(path, dataset, name, kind, codes_of(path))
         _check_band(path, dataset, band)
-        title = re.fullmatch(r"p\((.+)\)", (dataset.descriptions[band - 1] or "").strip())
-        if title and name == kind.value:
-            name = title.group(1)
+        text = (dataset.descriptions[band - 1] or "").strip()
+        if title_of(text) != text and name in (None, kind.value):
+            title = title_of(text)
+        name = title or name or ("class" if kind == Kind.other else kind.value)
         scale, offset = dataset.scales[band - 1], dataset.offsets[band - 1]
         whole = np.dtype(dataset.dtypes[band - 1]).kind in "iu"
         names, _ = described(path, dataset, band) if whole else ({}, {})

@@ -5,14 +5,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from geounet.atomic import make_folder
-from geounet.config.card import Kind
+from geounet.config.card import ClassInfo, Kind
 from geounet.config.job import Buildings, Landcover, Roads, Vector
 from geounet.config.presets import with_preset
 from geounet.config.problems import problems
@@ -20,11 +20,15 @@ from geounet.errors import JobError, OutputExistsError, VectorError
 from geounet.types import Executor
 from geounet.vector.backdrop import MOST, Backdrop, probability
 from geounet.vector.build import ProcessExecutor, SerialExecutor, cells, geopackage, tell
-from geounet.vector.ingest import Ingested, class_for, find_class, ingest_probability, ingest_several
+from geounet.vector.ingest import Ingested, bands_of, ingest_probability, ingest_several
 from geounet.vector.mosaic import Piece, mosaic
 from geounet.vector.request import DEFAULT_CELL, VectorRequest
 from geounet.vector.schema import BUILDINGS, LANDCOVER, ROAD_EDGES, ROAD_NODES
+from geounet.vector.wanted import class_for, find_class, known, number_of
 from geounet.vector.writer import FORMATS, destinations
+
+KINDS = {"buildings": Kind.building, "roads": Kind.road}
+"""What layers of one class are made of."""
 
 SECTIONS = {"buildings": Buildings, "roads": Roads, "landcover": Landcover}
 
@@ -49,11 +53,12 @@ class Order:
     sections
         Keys of the job file's sections by layer; those left out are of the preset.
     class_
-        Name or code of the class of buildings or roads; none: by name, or the only class that is not background.
+        Name or code of the class of buildings or roads; none: by name, or the only class that is not background where
+        the rasters name none.
     threshold
         The rasters hold probabilities, and the class is where they reach this.
     band
-        1-based; none: the first, or the one named as the class.
+        1-based; none: the only one, or the one that is described as the class.
     workers
         Processes at most; there is one for two cells, since each takes a second or two to start.
     """
@@ -104,11 +109,11 @@ def vectorize(order: Order) -> dict[str, Any]:
             formats=tuple(order.formats),
             backdrops=tuple(_backdrop(order, *both) for both in zip(order.rasters[:MOST], taken, strict=False)),
         )
-        notes: tuple[str, ...] = ()
+        notes = _unseen(order, first)
         if len(taken) > 1:
             made = mosaic([Piece(t.mask, t.probability) for t in taken], work)
             request = request.of_mosaic(made)
-            notes = made.notes
+            notes += made.notes
         with ExitStack() as stack:
             executor: Executor = SerialExecutor()
             workers = min(order.workers, cells(request) // 2)
@@ -137,26 +142,69 @@ def _check(order: Order) -> None:
 
 def _taken(order: Order, work: Path) -> tuple[list[Ingested], dict[str, str]]:
     """Return the rasters as `build` takes them, and the class of each layer that has one."""
-    kinds = {"buildings": Kind.building, "roads": Kind.road}
     if order.threshold is None:
-        taken = ingest_several(order.rasters, work, band=order.band or 1)
-        classes, values = taken[0].classes, taken[0].values
-        wanted = [layer for layer in order.sections if layer in kinds]
+        taken = ingest_several(order.rasters, work, bands=_bands(order), wanted=_numbers(order))
+        first = taken[0]
         found = {
-            layer: class_for(classes, values, kinds[layer])
-            if order.class_ is None
-            else find_class(classes, values, order.class_)
-            for layer in wanted
+            layer: class_for(first, KINDS[layer]) if order.class_ is None else find_class(first, order.class_)
+            for layer in order.sections
+            if layer in KINDS
         }
         return taken, {layer: info.name for layer, info in found.items()}
     (layer,) = order.sections
-    kind = kinds.get(layer, Kind.other)
-    name = order.class_ or ("class" if kind == Kind.other else kind.value)
+    kind = KINDS.get(layer, Kind.other)
     taken = [
-        ingest_probability(raster, work / str(index), name, kind, order.threshold, band=order.band)
+        ingest_probability(raster, work / str(index), order.class_, kind, order.threshold, band=order.band)
         for index, raster in enumerate(order.rasters)
     ]
-    return taken, {layer: taken[0].classes[1].name} if layer in kinds else {}
+    return taken, {layer: taken[0].classes[1].name} if layer in KINDS else {}
+
+
+def _bands(order: Order) -> list[int]:
+    """Return the band of each raster that holds the classes."""
+    if order.band is not None:
+        return [order.band] * len(order.rasters)
+    found: dict[str, list[int]] = {}
+    for layer in order.sections:
+        kind = KINDS.get(layer, Kind.other)
+        found[layer] = bands_of(order.rasters, None if kind == Kind.other else order.class_, kind)
+    first, *others = found
+    for layer in others:
+        if found[layer] != found[first]:
+            raise JobError(
+                f"{order.rasters[0]}: {first} are in band {found[first][0]}, {layer} in band {found[layer][0]}; "
+                "make one after the other"
+            )
+    return found[first]
+
+
+def _wishes(order: Order) -> list[tuple[str, str]]:
+    """Return the classes that the user names, each with the option that does."""
+    landcover, buildings = (order.sections.get(layer, {}) for layer in ("landcover", "buildings"))
+    found = [] if order.class_ is None else [("--class", order.class_)]
+    found += [("--classes", wanted) for wanted in landcover.get("classes") or ()]
+    contact = buildings.get("contact", "auto")
+    return found if contact == "auto" else [*found, ("--contact", contact)]
+
+
+def _numbers(order: Order) -> set[int]:
+    return {number for _, wanted in _wishes(order) if (number := number_of(wanted)) is not None}
+
+
+def _unseen(order: Order, first: Ingested) -> list[str]:
+    """Say which classes were asked for by values that the raster neither holds nor names: they may be mistakes."""
+    if order.threshold is not None:
+        return []
+    there = replace(first, classes=tuple(c for c in first.classes if not _only_asked(first, c)))
+    return [
+        f"{option} {wanted}: no valid pixel has this value, and no name stands for it; the raster has {known(there)}"
+        for option, wanted in _wishes(order)
+        if _only_asked(first, find_class(first, wanted, option))
+    ]
+
+
+def _only_asked(first: Ingested, info: ClassInfo) -> bool:
+    return info.code in first.absent and info.name == str(first.values[info.code])
 
 
 def _sections(order: Order, first: Ingested, names: Mapping[str, str]) -> dict[str, Any]:
@@ -167,9 +215,9 @@ def _sections(order: Order, first: Ingested, names: Mapping[str, str]) -> dict[s
             values["class"] = names[layer]
         if "classes" in values:
             wanted = values["classes"]
-            values["classes"] = [find_class(first.classes, first.values, part, "--classes").name for part in wanted]
+            values["classes"] = [find_class(first, part, "--classes").name for part in wanted]
         if values.get("contact", "auto") != "auto":
-            values["contact"] = find_class(first.classes, first.values, values["contact"], "--contact").name
+            values["contact"] = find_class(first, values["contact"], "--contact").name
         model: Any = SECTIONS[layer]
         try:
             section = model.model_validate(values)
@@ -183,7 +231,7 @@ def _backdrop(order: Order, raster: Path, taken: Ingested) -> Backdrop:
     """Return the raster itself below the layers that were made of it."""
     if order.threshold is None:
         entries = tuple((taken.values[c.code], c.colour, c.name) for c in taken.classes)
-        return Backdrop(str(raster), raster.stem, "mask", (order.band or 1,), entries, shown=True)
+        return Backdrop(str(raster), raster.stem, "mask", (taken.band,), entries, shown=True)
     _, info = taken.classes
     within = taken.probability is not None
     return probability(str(raster), raster.stem, taken.band, info, within=within)

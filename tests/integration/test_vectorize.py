@@ -10,11 +10,15 @@ import numpy as np
 import pyogrio
 import pytest
 import shapely
+from rasterio import Affine
+from rasterio.enums import ColorInterp
 
-from geounet.config.card import Kind
-from geounet.errors import JobError, VectorError
+from geounet.config.card import ClassInfo, Kind
+from geounet.errors import VectorError
+from geounet.raster.sidecar import write_aux
 from geounet.types import NODATA
-from geounet.vector.ingest import class_for, ingest, ingest_probability
+from geounet.vector.ingest import ingest, ingest_probability
+from geounet.vector.wanted import class_for
 from tests.support.rasters import write
 from tests.support.vectors import CLASSES, GRID, read, town, vectorize
 
@@ -22,8 +26,6 @@ from tests.support.vectors import CLASSES, GRID, read, town, vectorize
 @pytest.fixture
 def mask(tmp_path: Path) -> Path:
     """A mask as `run` writes it, with its sidecar."""
-    from geounet.raster.sidecar import write_aux
-
     path = write(tmp_path / "town_mask.tif", town()[None], nodata=NODATA, transform=GRID)
     write_aux(tmp_path / "town_mask.tif.aux.xml", CLASSES)
     return path
@@ -123,9 +125,162 @@ def test_the_only_class_may_be_the_only_value(tmp_path: Path) -> None:
     values[5:30, 5:30] = 255
     found = ingest(write(tmp_path / "a.tif", values[None], nodata=0), tmp_path / "work")
     assert found.values == {0: 255}
-    assert class_for(found.classes, found.values, Kind.building).name == "255"
-    with pytest.raises(JobError, match="--class is needed"):
-        class_for(found.classes, {0: 0}, Kind.building)
+    assert class_for(found, Kind.building).name == "255"
+
+
+def both_layers(raster: Path, out: Path, *how: object) -> dict[str, int]:
+    """Number of features of buildings and roads."""
+    assert vectorize(raster, "--out", out, "--kind", "buildings", "--kind", "roads", "--overwrite", *how) == 0
+    return {layer: len(features(out, layer)["fid"]) for layer in ("buildings", "road_edges", "road_nodes")}
+
+
+@pytest.mark.parametrize("code", [None, 0, 3])
+def test_a_class_that_is_named_but_has_no_pixels_makes_an_empty_layer(code: int | None, tmp_path: Path) -> None:
+    values = np.zeros((60, 60), dtype=np.uint8) if code is not None else np.full((60, 60), NODATA, dtype=np.uint8)
+    values[10:40, 10:40] = NODATA if code is None else code
+    path = write(tmp_path / "m.tif", values[None], nodata=NODATA, transform=GRID)
+    write_aux(tmp_path / "m.tif.aux.xml", CLASSES)
+    out = tmp_path / "x.gpkg"
+    assert both_layers(path, out) == {"buildings": 0, "road_edges": 0, "road_nodes": 0}
+    for how in (("--class", "building"), ("--class", 1), ("--class", "HOUSE"), ("--class", 77)):
+        assert vectorize(path, "--out", out, "--kind", "buildings", "--overwrite", *how) == 0, how
+        assert features(out, "buildings")["fid"] == []
+    assert vectorize(path, "--out", out, "--kind", "landcover", "--classes", "building", "--overwrite") == 0
+    assert features(out, "landcover")["fid"] == []
+    assert vectorize(path, "--out", out, "--kind", "landcover", "--overwrite") == 0
+    assert set(features(out, "landcover")["class"]) <= {"background", "green"}
+
+
+@pytest.mark.parametrize("nodata", [None, NODATA, 0])
+def test_a_tile_without_the_class_makes_an_empty_layer(nodata: int | None, tmp_path: Path) -> None:
+    path = write(tmp_path / "m.tif", np.zeros((1, 60, 60), np.uint8), nodata=nodata, transform=GRID)
+    assert both_layers(path, tmp_path / "x.gpkg") == {"buildings": 0, "road_edges": 0, "road_nodes": 0}
+
+
+def test_a_value_that_nothing_has_is_told(mask: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "x.gpkg"
+    assert vectorize(mask, "--out", out, "--kind", "buildings", "--class", 12) == 0
+    assert features(out, "buildings")["fid"] == []
+    assert "--class 12: no valid pixel has this value, and no name stands for it; the raster has 0 background, 1 b" in (
+        capsys.readouterr().err
+    )
+    assert vectorize(mask, "--out", out, "--kind", "landcover", "--classes", "3,1000", "--overwrite") == 0
+    assert set(features(out, "landcover")["class"]) == {"green"}
+    assert "--classes 1000: no valid pixel" in capsys.readouterr().err
+
+
+def test_names_that_are_no_buildings_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = np.where(town() == 3, 3, 0).astype(np.uint8)
+    path = write(tmp_path / "m.tif", values[None], nodata=NODATA, transform=GRID)
+    write_aux(tmp_path / "m.tif.aux.xml", [c for c in CLASSES if c.kind == Kind.other])
+    assert vectorize(path, "--out", tmp_path / "x.gpkg", "--kind", "buildings") == 2
+    assert "none of the classes is named building; the raster has 0, 3 green" in capsys.readouterr().err
+
+
+def test_values_of_classes_without_pixels_are_codes_that_are_free(tmp_path: Path) -> None:
+    values = np.full((20, 20), -5, dtype=np.int16)
+    values[5:10] = 700
+    path = write(tmp_path / "a.tif", values[None], transform=GRID)
+    write_aux(tmp_path / "a.tif.aux.xml", CLASSES)
+    found = ingest(path, tmp_path / "work")
+    assert found.values == {0: -5, 1: 700, 2: 0, 3: 1, 4: 2, 5: 3}
+    assert [c.name for c in found.classes] == ["-5", "700", *(c.name for c in CLASSES)]
+    assert found.absent == {2, 3, 4, 5}
+    assert class_for(found, Kind.building).code == 3
+
+
+def test_of_two_names_of_a_kind_the_one_that_occurs_is_taken(tmp_path: Path) -> None:
+    values = np.zeros((40, 40), dtype=np.uint8)
+    values[5:30, 5:30] = 2
+    path = write(tmp_path / "a.tif", values[None], transform=GRID)
+    classes = [ClassInfo(name=n, code=i, colour="#102030") for i, n in enumerate(("land", "house", "roof"))]
+    write_aux(tmp_path / "a.tif.aux.xml", classes)
+    assert class_for(ingest(path, tmp_path), Kind.building).name == "roof"
+
+
+@pytest.fixture
+def multilabel(tmp_path: Path) -> Path:
+    """A band of 0 and 1 for houses, trees and roads each, called so."""
+    values = town()
+    bands = np.stack([np.where(values == NODATA, NODATA, values == code) for code in (1, 3, 2)]).astype(np.uint8)
+    names = ("building", "Trees", "road")
+    return write(tmp_path / "multi.tif", bands, nodata=NODATA, transform=GRID, descriptions=names)
+
+
+@pytest.mark.parametrize("sidecar", [True, False])
+def test_of_several_bands_the_one_of_the_class_is_taken(sidecar: bool, multilabel: Path, tmp_path: Path) -> None:
+    if sidecar:
+        write_aux(tmp_path / "multi.tif.aux.xml", [CLASSES[1], CLASSES[3], CLASSES[2]], multilabel=True)
+    found = {}
+    for name, kind, how in (
+        ("a", "roads", ()),
+        ("b", "roads", ("--class", "ROAD")),
+        ("c", "roads", ("--class", "street")),
+        ("d", "roads", ("--band", 3)),
+        ("e", "buildings", ()),
+        ("f", "buildings", ("--class", "building")),
+        ("g", "buildings", ("--band", 1, "--class", 1)),
+        ("h", "buildings", ("--class", "trees" if not sidecar else "green")),
+    ):
+        out = tmp_path / f"{name}.gpkg"
+        if name == "h" and sidecar:
+            continue  # the band is called otherwise than its class
+        assert vectorize(multilabel, "--out", out, "--kind", kind, *how) == 0, how
+        found[name] = features(out, "road_edges" if kind == "roads" else "buildings")
+    assert found["a"]["fid"]
+    assert found["a"] == found["b"] == found["c"] == found["d"]
+    assert found["e"]["class"][0] == "building"
+    assert found["e"] == found["f"] == found["g"]
+    if not sidecar:
+        assert found["h"]["class"][0] == "Trees"
+
+
+def test_bands_that_do_not_say_what_they_are_must_be_named(
+    multilabel: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = write(tmp_path / "plain.tif", np.zeros((3, 30, 30), np.uint8), transform=GRID)
+    listed = "it has the bands 1 building, 2 Trees, 3 road; name one with --class, or give its number with --band"
+    for raster, how, text in (
+        (
+            multilabel,
+            ("--kind", "roads", "--class", "raod"),
+            f"multi.tif: --class raod: no band is described so; {listed}",
+        ),
+        (multilabel, ("--kind", "roads", "--class", 1), f"--class 1: no band is described so; {listed}"),
+        (multilabel, ("--kind", "landcover"), f"which band holds the classes is not clear; {listed}"),
+        (multilabel, ("--kind", "buildings", "--kind", "roads"), "buildings are in band 1, roads in band 3; make one"),
+        (
+            plain,
+            ("--kind", "roads"),
+            "no band is described so; it has the bands 1, 2, 3; give the number of one with --ba",
+        ),
+    ):
+        assert vectorize(raster, "--out", tmp_path / "x.gpkg", *how) == 2, how
+        assert text in capsys.readouterr().err
+    assert not (tmp_path / "x.gpkg").exists()
+
+
+def test_a_band_of_classes_beside_another_one_and_opacity(tmp_path: Path) -> None:
+    values = np.stack([town(128), np.full((128, 128), 90)]).astype(np.uint8)
+    values[0][values[0] == NODATA] = 0
+    for name, colours in (("confidence", ("gray", "undefined")), ("alpha", ("gray", "alpha"))):
+        path = write(tmp_path / f"{name}.tif", values, transform=GRID, colorinterp=[ColorInterp[c] for c in colours])
+        write_aux(tmp_path / f"{name}.tif.aux.xml", CLASSES)
+        out = tmp_path / f"{name}.gpkg"
+        assert vectorize(path, "--out", out, "--kind", "buildings") == 0
+        assert set(features(out, "buildings")["class"]) == {"building"}
+    assert vectorize(path, "--out", out, "--kind", "landcover", "--overwrite") == 0
+
+
+def test_mosaics_of_tiles_without_the_class(tmp_path: Path) -> None:
+    right = GRID @ Affine.translation(64, 0)
+    for name, place, values in (("a", GRID, np.zeros((64, 64))), ("b", right, town(64) == 1)):
+        bands = np.stack([np.ones((64, 64)), values]).astype(np.uint8)
+        names = ("land", "roof") if name == "a" else ("roof", "land")
+        write(tmp_path / f"{name}.tif", bands if name == "a" else bands[::-1], transform=place, descriptions=names)
+    both = (tmp_path / "a.tif", tmp_path / "b.tif", "--mosaic", "--out", tmp_path / "x.gpkg")
+    assert vectorize(*both, "--kind", "buildings", "--min-area-m2", 0) == 0
+    assert set(features(tmp_path / "x.gpkg", "buildings")["class"]) == {"roof"}
 
 
 def test_palette_colours_and_masks(tmp_path: Path) -> None:
@@ -180,6 +335,75 @@ def test_our_probability_raster(tmp_path: Path) -> None:
     assert found["confidence"] == [pytest.approx(200 / 254)]
     by_band = ingest_probability(path, tmp_path / "w", "building", Kind.building, 0.5, band=2)
     assert by_band.classes[1].name == "house"
+
+
+@pytest.fixture
+def probabilities(tmp_path: Path) -> Path:
+    """Probabilities as `run` writes them: land, houses, trees."""
+    stored = np.zeros((3, 60, 60), dtype=np.uint8)
+    stored[0] = 254
+    stored[:, 10:30, 10:30] = np.array([4, 200, 50])[:, None, None]
+    stored[:, 40:50, 10:30] = np.array([4, 50, 200])[:, None, None]
+    names = ("p(land)", "p(Building)", "p(vegetation)")
+    return write(
+        tmp_path / "s_prob.tif", stored, nodata=NODATA, scales=(1 / 254,) * 3, descriptions=names, transform=GRID
+    )
+
+
+def test_the_band_of_a_class_is_found_by_name_kind_and_code(
+    probabilities: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "x.gpkg"
+    ask: tuple[object, ...] = (probabilities, "--out", out, "--threshold", 0.5, "--overwrite", "--kind")
+    for how in ((), ("--class", "building"), ("--class", "p(Building)"), ("--class", "house"), ("--band", 2)):
+        assert vectorize(*ask, "buildings", *how) == 0, how
+        assert (found := features(out, "buildings"))["class"] == ["Building"]
+        assert shapely.from_wkb(found["geom"][0]).bounds[3] == 5000000 - 10 * 0.3
+    assert vectorize(*ask, "buildings", "--class", 1) == 2, "no mask beside it tells the codes"
+    classes = [ClassInfo(name=n, code=i, colour="#102030") for i, n in enumerate(("land", "Building", "vegetation"))]
+    write_aux(tmp_path / "s_mask.tif.aux.xml", classes)
+    for code, name in ((1, "Building"), (2, "vegetation")):
+        assert vectorize(*ask, "buildings", "--class", code) == 0
+        assert features(out, "buildings")["class"] == [name]
+    capsys.readouterr()
+    listed = "it has the bands 1 p(land), 2 p(Building), 3 p(vegetation); name one with --class, or give its number"
+    for how, wish in (
+        (("buildings", "--class", "raod"), "--class raod"),
+        (("buildings", "--class", 3), "--class 3"),
+        (("roads",), "a class of kind road"),
+    ):
+        assert vectorize(*ask, *how) == 2, how
+        assert f"s_prob.tif: {wish}: no band is described so; {listed}" in capsys.readouterr().err
+    assert vectorize(*ask, "landcover") == 2
+    assert f"s_prob.tif: which band is meant is not clear; {listed}" in capsys.readouterr().err
+    # Bands of a multi-label mask have no codes.
+    write_aux(tmp_path / "s_mask.tif.aux.xml", classes, multilabel=True)
+    assert vectorize(*ask, "buildings", "--class", 1) == 2
+
+
+def test_a_single_band_is_meant_unless_it_says_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = np.zeros((1, 60, 60), dtype=np.float32)
+    values[0, 10:30, 10:30] = 0.75
+    out = tmp_path / "x.gpkg"
+    for text, how, name in (
+        (None, (), "building"),
+        (None, ("--class", "hut"), "hut"),
+        ("score", (), "building"),
+        ("p(roof)", (), "roof"),
+        ("p(hut)", ("--class", "hut"), "hut"),
+        ("p(hut)", (), None),
+        ("p(road)", (), None),
+        ("road", (), None),
+        ("p(road)", ("--class", "raod"), None),
+    ):
+        path = write(tmp_path / "p.tif", values, descriptions=(text,), transform=GRID)
+        code = vectorize(path, "--out", out, "--kind", "buildings", "--threshold", 0.5, "--overwrite", *how)
+        assert code == (2 if name is None else 0), (text, how)
+        said = capsys.readouterr().err
+        if name is None:
+            assert f"it has the band 1 {text}; name one with --class" in said
+        else:
+            assert features(out, "buildings")["class"] == [name]
 
 
 def test_class_codes_are_no_probabilities(mask: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
