@@ -198,7 +198,8 @@ def check_metres(request: VectorRequest, ground: Ground) -> list[str]:
     if ground.known:
         return []
     for given in metres_asked(request.layers):
-        raise JobError(f"{given}: {request.mask} has no coordinate system, so metres are unknown; {WITHOUT_METRES}")
+        raster = request.source or request.mask
+        raise JobError(f"{given}: {raster} has no coordinate system, so metres are unknown; {WITHOUT_METRES}")
     return ["no coordinate system: areas, lengths and widths are NULL, nothing is left out by its size"]
 
 

@@ -51,10 +51,24 @@ SLAB = 1024
 
 @dataclass(frozen=True)
 class Piece:
-    """The rasters of one scene: uint8 with nodata 255, on one grid."""
+    """The rasters of one scene: uint8 with nodata 255, on one grid.
+
+    Attributes
+    ----------
+    mask, probability
+        The files.
+    source
+        What messages call it, where the mask is a copy: the file that it was made of.
+    """
 
     mask: str
     probability: str | None = None
+    source: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """What messages call it."""
+        return self.source or self.mask
 
 
 @dataclass(frozen=True)
@@ -109,21 +123,21 @@ def mosaic(pieces: Sequence[Piece], folder: Path) -> Mosaic:
     notes: list[str] = []
     placed: list[tuple[Rect, Piece]] = []
     for piece, grid in zip(pieces, grids, strict=True):
-        _check(piece.mask, grid, pieces[0].mask, first)
-    bounds = [_bounds(piece.mask, grid, first) for piece, grid in zip(pieces, grids, strict=True)]
+        _check(piece, grid, pieces[0], first)
+    bounds = [_bounds(piece, grid, first) for piece, grid in zip(pieces, grids, strict=True)]
     turns = _turns(bounds, _circle(first.crs), abs(first.transform.a) + abs(first.transform.b))
     for index, (piece, grid, turn) in enumerate(zip(pieces, grids, turns, strict=True)):
         found = offset(replace(grid, transform=Affine.translation(turn, 0) @ grid.transform), first)
         if found is None:
             notes.append(
-                f"{Path(piece.mask).name} is not on the grid of {Path(pieces[0].mask).name}: its pixels were moved to "
-                "the nearest ones of that grid"
+                f"{Path(piece.shown).name} is not on the grid of {Path(pieces[0].shown).name}: its pixels were moved "
+                "to the nearest ones of that grid"
             )
             x0, y0, x1, y1 = bounds[index]
             placed.append(_moved(piece, grid, (x0 + turn, y0, x1 + turn, y1), first, folder, index))
             continue
         if found[2] > SNAP:
-            notes.append(f"{Path(piece.mask).name} lies {found[2]:.2f} px off the grid and was moved onto it")
+            notes.append(f"{Path(piece.shown).name} lies {found[2]:.2f} px off the grid and was moved onto it")
         placed.append((Rect(found[0], found[1], found[0] + grid.height, found[1] + grid.width), piece))
     whole = Rect(
         min(r.y0 for r, _ in placed), min(r.x0 for r, _ in placed),
@@ -131,7 +145,7 @@ def mosaic(pieces: Sequence[Piece], folder: Path) -> Mosaic:
     )  # fmt: skip
     if whole.rows * whole.cols > max(SMALL, SPARSE * sum(r.rows * r.cols for r, _ in placed)):
         raise VectorError(
-            f"{pieces[0].mask}: the scenes lie so far apart that their mosaic has {whole.cols} x {whole.rows} pixels, "
+            f"{pieces[0].shown}: the scenes lie so far apart that their mosaic has {whole.cols} x {whole.rows} pixels, "
             f"over {SPARSE} times their own; make a mosaic of each group of neighbours"
         )
     transform = _shifted(first, whole)
@@ -154,13 +168,14 @@ def _grid(path: str) -> Grid:
         return Grid(dataset.crs, dataset.transform, dataset.width, dataset.height, dataset.count)
 
 
-def _check(path: str, grid: Grid, first_path: str, first: Grid) -> None:
+def _check(piece: Piece, grid: Grid, owner: Piece, first: Grid) -> None:
+    path = piece.shown
     if grid.bands != first.bands:
-        raise VectorError(f"{path}: has {grid.bands} bands, {first_path} has {first.bands}; their classes differ")
-    if path != first_path and grid.transform.is_identity:
+        raise VectorError(f"{path}: has {grid.bands} bands, {owner.shown} has {first.bands}; their classes differ")
+    if piece.mask != owner.mask and grid.transform.is_identity:
         raise VectorError(f"{path}: has no georeference, so its place in a mosaic is unknown; georeference it")
     if (grid.crs is None) != (first.crs is None):
-        without = path if grid.crs is None else first_path
+        without = path if grid.crs is None else owner.shown
         raise VectorError(f"{without}: has no coordinate system, other scenes of the mosaic have one; give it its own")
 
 
@@ -195,7 +210,7 @@ def _circle(crs: Any) -> float:
     return round(2 * math.pi / crs.units_factor[1], 6) if crs is not None and crs.is_geographic else 0.0
 
 
-def _bounds(path: str, grid: Grid, first: Grid) -> Bounds:
+def _bounds(piece: Piece, grid: Grid, first: Grid) -> Bounds:
     """Return the box of a scene in the CRS of the first one."""
     ends = np.array([(x, y, 1) for x in (0, grid.width) for y in (0, grid.height)])
     corners = ends @ _matrix(grid.transform)[:2].T
@@ -204,16 +219,16 @@ def _bounds(path: str, grid: Grid, first: Grid) -> Bounds:
         try:
             x0, y0, x1, y1 = transform_bounds(grid.crs, first.crs, x0, y0, x1, y1, densify_pts=51)
         except GDAL_ERRORS as error:
-            raise _immovable(path, error) from error
+            raise _immovable(piece, error) from error
         if x0 > x1:  # across the antimeridian
             x1 += _circle(first.crs)
     if not all(math.isfinite(v) for v in (x0, y0, x1, y1)):
-        raise VectorError(f"{path}: lies where the coordinate system of the first scene has no coordinates")
+        raise VectorError(f"{piece.shown}: lies where the coordinate system of the first scene has no coordinates")
     return x0, y0, x1, y1
 
 
-def _immovable(path: str, error: Exception) -> VectorError:
-    return VectorError(f"{path}: cannot be moved onto the grid of the first scene ({one_line(error)})")
+def _immovable(piece: Piece, error: Exception) -> VectorError:
+    return VectorError(f"{piece.shown}: cannot be moved onto the grid of the first scene ({one_line(error)})")
 
 
 def _turns(bounds: Sequence[Bounds], circle: float, px: float) -> list[float]:
@@ -245,14 +260,14 @@ def _moved(piece: Piece, grid: Grid, bounds: Bounds, first: Grid, folder: Path, 
         rect = Rect(math.floor(rows.min()), math.floor(cols.min()), math.ceil(rows.max()), math.ceil(cols.max()))
         if rect.rows * rect.cols > max(SMALL, SPARSE * grid.width * grid.height):
             raise VectorError(
-                f"{piece.mask}: would have {rect.cols} x {rect.rows} pixels on the grid of the first scene; "
+                f"{piece.shown}: would have {rect.cols} x {rect.rows} pixels on the grid of the first scene; "
                 "put the scene with the largest pixels first, or make mosaics of scenes of one kind"
             )
         mask = _warped(piece.mask, rect, first, folder / f"mask_{index}.tif")
         stored = piece.probability
         return rect, Piece(mask, None if stored is None else _warped(stored, rect, first, folder / f"prob_{index}.tif"))
     except GDAL_ERRORS as error:
-        raise _immovable(piece.mask, error) from error
+        raise _immovable(piece, error) from error
 
 
 def _warped(path: str, rect: Rect, first: Grid, dest: Path) -> str:

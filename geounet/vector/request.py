@@ -55,6 +55,8 @@ class VectorRequest:
         Rasters that the QGIS project in the GeoPackage shows below the layers, from the top to the bottom.
     home
         Folder in which the GeoPackage will lie at last; none: that of `out`.
+    source
+        What messages call the mask where it is a copy or a mosaic; empty: its path.
     """
 
     mask: str
@@ -71,6 +73,7 @@ class VectorRequest:
     formats: tuple[str, ...] = ("gpkg",)
     backdrops: tuple[Backdrop, ...] = ()
     home: Path | None = None
+    source: str = ""
 
     @property
     def shown(self) -> str:

@@ -108,10 +108,12 @@ def vectorize(order: Order) -> dict[str, Any]:
             metadata={"source": ", ".join(raster.name for raster in order.rasters), **order.metadata},
             formats=tuple(order.formats),
             backdrops=tuple(_backdrop(order, *both) for both in zip(order.rasters[:MOST], taken, strict=False)),
+            source=str(order.rasters[0]),
         )
         notes = _unseen(order, first)
         if len(taken) > 1:
-            made = mosaic([Piece(t.mask, t.probability) for t in taken], work)
+            pieces = [Piece(t.mask, t.probability, str(r)) for t, r in zip(taken, order.rasters, strict=True)]
+            made = mosaic(pieces, work)
             request = request.of_mosaic(made)
             notes += made.notes
         with ExitStack() as stack:

@@ -432,6 +432,33 @@ def test_scores_beyond_one_are_no_confidence(tmp_path: Path) -> None:
     assert found["confidence"] == [None]
 
 
+@pytest.mark.parametrize("threshold", [(), ("--threshold", 1)])
+def test_messages_of_mosaics_name_the_files_that_were_given(
+    threshold: tuple[object, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Without a nodata value all of them are copied.
+    values = (town(64) == 1).astype(np.uint8)[None]
+    first = write(tmp_path / "first.tif", values, transform=GRID)
+    for name, place, crs, words in (
+        ("finer", GRID @ Affine.scale(0.5), 32633, "finer.tif is not on the grid of first.tif"),
+        ("beside", GRID @ Affine.translation(64.3, 0), 32633, "beside.tif lies 0.30 px off the grid"),
+        ("far", GRID @ Affine.translation(1e7, 1e7), 32633, f"{first}: the scenes lie so far apart"),
+        ("away", Affine(0.1, 0, -120, 0, -0.1, 89), 4326, f"{tmp_path / 'away.tif'}: would have"),
+        ("bare", None, None, f"{tmp_path / 'bare.tif'}: has no georeference"),
+        ("local", GRID, None, f"{tmp_path / 'local.tif'}: has no coordinate system"),
+    ):
+        other = write(tmp_path / f"{name}.tif", values, transform=place, crs=crs and f"EPSG:{crs}")
+        out = tmp_path / f"{name}.gpkg"
+        code = vectorize(first, other, "--mosaic", "--out", out, "--kind", "buildings", *threshold)
+        assert code == (0 if name in ("finer", "beside") else 1)
+        said = capsys.readouterr().err
+        assert words in said
+        assert ".tmp" not in said
+    one = write(tmp_path / "one.tif", values, crs=None)
+    assert vectorize(one, "--out", tmp_path / "one.gpkg", "--kind", "buildings", "--min-area-m2", 5, *threshold) == 2
+    assert f"{one} has no coordinate system" in capsys.readouterr().err
+
+
 def test_output_is_not_overwritten_unasked(mask: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "x.gpkg"
     out.write_text("mine")
