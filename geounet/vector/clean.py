@@ -2,8 +2,9 @@
 
 Specks are 8-connected components of the class, holes 4-connected components of what is between. Specks go first, and
 holes are those of the raster without them: a speck in a hole is part of it, and one around a hole leaves none. A hole
-that holds a pixel without data, or reaches the raster's edge, stays. What changes is stored, not the raster: the pixels
-to turn over, by rows of cells.
+that reaches the raster's edge stays: it is open. One without data is a hole like any other, since what the class
+encloses on all sides hardly interrupts it. What changes is stored, not the raster: the pixels to turn over, by rows of
+cells.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from skimage import measure
 
-from geounet.types import NODATA, Executor, Rect
+from geounet.types import Executor, Rect
 from geounet.vector import parts
 from geounet.vector.attributes import Ground
 from geounet.vector.cells import CellGrid
@@ -25,7 +26,7 @@ from geounet.vector.polygons import gather
 from geounet.vector.source import U8, Plane
 from geounet.vector.trace import I32, I64, Bools
 
-SUMS = ("count", "sum_x", "sum_y", "kept")
+SUMS = ("count", "sum_x", "sum_y", "open")
 
 Kind = Literal["speck", "hole"]
 
@@ -112,14 +113,13 @@ def measure_cell(task: tuple[Clean, int]) -> int:
     values = stage.plane.read(rect)
     hole = stage.kind == "hole"
     image = _label(values != 1, 1) if hole else _label(values == 1, 2)
-    sums = _sums(image, rect, values == NODATA if hole else np.zeros(rect.shape, np.bool_))
+    sums = _sums(image, rect)
     count = len(sums["count"])
     touches = np.zeros(count + 1, dtype=np.bool_)
     for edge in (image[0], image[-1], image[:, 0], image[:, -1]):
         touches[edge] = True
-    # A hole at the raster's edge is open.
-    sums["kept"] += _at_edge(image, rect, stage.grid, count) if hole else 0
-    small = stage.least.above(sums, stage.ground) & (sums["kept"] == 0)
+    sums["open"] = _at_edge(image, rect, stage.grid, count) if hole else np.zeros(count, np.int64)
+    small = stage.least.above(sums, stage.ground) & (sums["open"] == 0)
     turned = _pixels(image, np.flatnonzero(small & ~touches[1:]) + 1, rect, stage.grid.cols)[0]
     # Pieces on the cell's edge are numbered anew; their pixels are kept where they may be turned.
     pieces = np.flatnonzero(touches[1:]) + 1
@@ -131,15 +131,14 @@ def measure_cell(task: tuple[Clean, int]) -> int:
     return parts.save(path, arrays | edge_labels(image, renumber))
 
 
-def _sums(image: I32, rect: Rect, kept: Bools) -> dict[str, I64]:
-    """Return for each component its number of pixels, the sums of their columns and rows, and how many forbid it."""
+def _sums(image: I32, rect: Rect) -> dict[str, I64]:
+    """Return for each component its number of pixels, and the sums of their columns and rows."""
     count = int(image.max(initial=0)) + 1
-    sums = {name: np.zeros(count, dtype=np.int64) for name in SUMS}
+    sums = {name: np.zeros(count, dtype=np.int64) for name in ("count", "sum_x", "sum_y")}
     for top in range(0, rect.rows, STRIP):
-        label, forbids = image[top : top + STRIP], kept[top : top + STRIP]
+        label = image[top : top + STRIP]
         y, x = np.ogrid[top + rect.y0 : top + rect.y0 + len(label), rect.x0 : rect.x1]
         sums["count"] += np.bincount(label.ravel(), minlength=count)
-        sums["kept"] += np.bincount(label[forbids], minlength=count)
         for name, place in (("sum_x", x), ("sum_y", y)):
             # Sums of whole numbers below 2**53 are exact in float64.
             weights = np.broadcast_to(place, label.shape).ravel()
@@ -226,7 +225,7 @@ def _decide(stage: Clean) -> tuple[Bools, I64]:
     component = unite(count, np.concatenate(one), np.concatenate(two)) if count else np.empty(0, np.int64)
     groups = int(component.max()) + 1 if count else 0
     sums = {name: sum_by(component, groups, np.concatenate([a[name] for a in loaded])) for name in SUMS}
-    small = stage.least.above(sums, stage.ground) & (sums["kept"] == 0)
+    small = stage.least.above(sums, stage.ground) & (sums["open"] == 0)
     return small[component], offsets
 
 

@@ -68,9 +68,12 @@ def test_networks_are_consistent_and_the_same_for_all_cells(
 
 
 @settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
-@given(st.integers(0, 2**16), st.integers(16, 90), parameters(), st.booleans())
-def test_streets_are_the_same_for_all_cells(seed: int, cell: int, how: dict[str, Any], known: bool) -> None:
+@given(st.integers(0, 2**16), st.integers(16, 90), parameters(), st.booleans(), st.sampled_from((0, 0.002, 0.03)))
+def test_streets_are_the_same_for_all_cells(
+    seed: int, cell: int, how: dict[str, Any], known: bool, specks: float
+) -> None:
     mask = streets(160, seed)
+    mask[np.random.default_rng(seed).random(mask.shape) < specks] = NODATA
     stored = stored_of(mask, seed) if known else None
     with tempfile.TemporaryDirectory() as folder:
         whole, found = (made(mask, c, Path(folder) / str(c), usual=True, stored=stored, **how) for c in (WHOLE, cell))

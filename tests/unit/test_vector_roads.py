@@ -13,7 +13,7 @@ from scipy import ndimage
 from skimage import morphology as untyped
 
 from geounet.config.job import Roads
-from geounet.types import Rect
+from geounet.types import NODATA, Rect
 from geounet.vector import skeleton
 from geounet.vector.attributes import Ground
 from geounet.vector.build import SerialExecutor
@@ -379,15 +379,22 @@ def test_specks_go_before_holes_are_filled(tmp_path: Path) -> None:
     values[24:36, 9:21] = 0
     values[27:33, 12:18] = 1
     values[29:31, 14:16] = 0  # a hole in a speck in a hole
+    values[60:85, 90:125] = 1
+    values[[62, 70, 71, 84], [92, 100, 101, 110]] = values[72:82, 104:114] = 255  # one in the side
+    values[75:78, 106:109] = 0  # not known all around
+    values[0:9, 100:120] = 1
+    values[0, 110] = values[5, 105:115] = 255  # one at the raster's edge
     expected = values.copy()
     label, _ = ndimage.label(values == 1, np.ones((3, 3)))
     expected[(np.bincount(label.ravel()) < 40)[label] & (label > 0)] = 0
     label, count = ndimage.label(expected != 1)
     keep = np.bincount(label.ravel()) >= 150
-    keep[[0, *label[0], *label[-1], *label[:, 0], *label[:, -1], *label[expected == 255]]] = True
+    keep[[0, *label[0], *label[-1], *label[:, 0], *label[:, -1]]] = True
     expected[~keep[label]] = 1
     assert count > (~keep).sum() > 5
     assert (expected[20:40, 5:25] == 1).all()
+    assert (expected[61:84, 91:124] == 1).all()
+    assert (expected[84, 110], expected[0, 110], expected[5, 110], expected[40, 45]) == (255, 255, 1, 255)
     for cell in (WHOLE, 40, 17):
         plane: Any = ArrayPlane(values)
         for kind, least in (("speck", 40), ("hole", 150)):
@@ -398,6 +405,26 @@ def test_specks_go_before_holes_are_filled(tmp_path: Path) -> None:
             plane = asked
         np.testing.assert_array_equal(plane.read(Rect(0, 0, 90, 130)), expected)
         np.testing.assert_array_equal(plane.read(Rect(11, 7, 52, 99)), expected[11:52, 7:99])
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_pixels_without_data_in_a_road_do_not_shatter_it(size: int, tmp_path: Path) -> None:
+    mask = np.zeros((60, 300), dtype=np.uint8)
+    mask[24:37, 20:280] = 1  # 13 px wide; its thinning would go around each
+    rng = np.random.default_rng(size)
+    for x in range(30, 265, 20):
+        y = rng.integers(25, 36 - size)
+        mask[y : y + size, x : x + size] = NODATA
+    stored = np.where(mask == 1, 127, np.where(mask == NODATA, NODATA, 0)).astype(np.uint8)
+    whole, found = (made(mask, cell, tmp_path / str(cell), usual=True, stored=stored) for cell in (WHOLE, 47))
+    assert whole.edges.equals(found.edges)
+    edges = whole.edges.to_pydict()
+    assert edges["length_m"] == [pytest.approx(260, abs=2)]
+    assert edges["width_m"] == [pytest.approx(13, abs=1)]
+    assert edges["confidence"] == [pytest.approx(0.5)], "what has no data counts for nothing"
+    # What is larger stays, and so does what the road does not enclose.
+    mask[22:40, 100:140] = NODATA
+    assert made(mask, 64, tmp_path / "gap", usual=True).edges.num_rows == 2
 
 
 def test_no_roads_no_features(tmp_path: Path) -> None:
