@@ -30,7 +30,7 @@ from geounet.vector.project import Project
 from geounet.vector.request import VectorRequest
 from geounet.vector.roads import roads
 from geounet.vector.schema import BUILDINGS, LANDCOVER, ROAD_EDGES, ROAD_NODES
-from geounet.vector.source import Plane, ProbabilityPlane, RasterPlane, opened, table
+from geounet.vector.source import Filled, Plane, ProbabilityPlane, RasterPlane, opened, table
 
 logger = logging.getLogger(__name__)
 
@@ -276,6 +276,8 @@ def _roads(request: VectorRequest, executor: Executor, ground: Ground, grid: Cel
         return [], {}
     info = _class(request, "roads", section.class_, Kind.road)
     plane, probability = _one_class(request, info, others=0)
+    if request.blank:
+        plane = Filled(plane, ground.rows, ground.cols)
     stage = skeleton.Stage(plane, probability, grid, folder, "roads")
     made = roads(stage, executor, ground, section)
     facts: dict[str, Any] = {
@@ -283,9 +285,17 @@ def _roads(request: VectorRequest, executor: Executor, ground: Ground, grid: Cel
         "driver_bytes_per_component": round(made.driver_bytes / max(1, made.counts["edges"]), 1),
         "part_bytes": made.part_bytes,
     }
+    notes = []
+    blind = section.bridge_blind_m if ground.known else 0.0
+    if request.blank and (blind if section.bridge_blind_px is None else section.bridge_blind_px) > 0:
+        notes.append(
+            f"{info.name} is the only class, so that what is nodata counts as no road and gaps in it are bridged "
+            "(--bridge-blind-m 0: none)"
+        )
     if made.inexact_cells:
         where = f"road areas over {skeleton.WIDEST} px wide in {made.inexact_cells} cells"
-        facts["notes"] = [f"{where}: centre lines there depend on the size of the cells"]
+        notes.append(f"{where}: centre lines there depend on the size of the cells")
+    facts["notes"] = notes
     contents = [
         LayerContent(ROAD_EDGES, made.edge_batches, [info], probability is not None),
         LayerContent(ROAD_NODES, made.node_batches, [info]),

@@ -57,6 +57,8 @@ class VectorRequest:
         Folder in which the GeoPackage will lie at last; none: that of `out`.
     source
         What messages call the mask where it is a copy or a mosaic; empty: its path.
+    blank
+        Whether what has no data counts as no road: in a mask that holds nothing but roads it is all the others.
     """
 
     mask: str
@@ -74,6 +76,7 @@ class VectorRequest:
     backdrops: tuple[Backdrop, ...] = ()
     home: Path | None = None
     source: str = ""
+    blank: bool = False
 
     @property
     def shown(self) -> str:
@@ -92,7 +95,7 @@ class VectorRequest:
         VectorError
             If a raster does not exist.
         """
-        content: list[object] = [FORMAT, self.cell, self.multilabel, self.identity]
+        content: list[object] = [FORMAT, self.cell, self.multilabel, self.blank, self.identity]
         content += [c.model_dump(mode="json") for c in self.classes]
         layers = self.layers.model_dump(mode="json", include={"buildings", "roads", "landcover"})
         content += [sorted(self.channels.items()), layers]

@@ -77,6 +77,24 @@ class RasterPlane:
 
 
 @dataclass(frozen=True)
+class Filled:
+    """A plane in which all of the raster is known: what has no data is 0."""
+
+    plane: Plane
+    rows: int
+    cols: int
+
+    def read(self, rect: Rect) -> U8:
+        """Return values `(rows, cols)` of `rect`, 255 outside of the raster."""
+        values = self.plane.read(rect)
+        inside = rect.intersection(Rect(0, 0, self.rows, self.cols))
+        if not inside.empty:
+            part = values[inside.slices_in(rect)]
+            part[part == NODATA] = 0
+        return values
+
+
+@dataclass(frozen=True)
 class CellPlane:
     """Values that an earlier stage wrote cell by cell as `<prefix>-<index>.npy`."""
 

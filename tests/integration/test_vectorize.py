@@ -459,6 +459,46 @@ def test_messages_of_mosaics_name_the_files_that_were_given(
     assert f"{one} has no coordinate system" in capsys.readouterr().err
 
 
+def test_gaps_in_roads_beside_nodata_are_bridged_where_there_is_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = np.zeros((1, 120, 200), dtype=np.uint8)
+    values[0, 40:60] = values[0, 100:112] = 1
+    values[0, 38:62, 90:105] = 0  # 4.5 m
+    said = "1 is the only class, so that what is nodata counts as no road and gaps in it are bridged"
+    out = tmp_path / "x.gpkg"
+    ask: tuple[object, ...] = ("--out", out, "--kind", "roads", "--overwrite")
+
+    def bridges(raster: Path, *how: object) -> tuple[int, bool]:
+        assert vectorize(raster, *ask, *how) == 0
+        return sum(features(out, "road_edges")["bridged"]), said in capsys.readouterr().err
+
+    gis = write(tmp_path / "gis.tif", values, nodata=0, transform=GRID)
+    assert bridges(write(tmp_path / "plain.tif", values, transform=GRID)) == (1, False)
+    usual = features(out, "road_edges")
+    assert bridges(gis) == (1, True)
+    assert features(out, "road_edges") == usual
+    assert bridges(gis, "--cell", 50, "--kind", "landcover") == (1, True)
+    assert features(out, "road_edges") == usual
+    assert features(out, "landcover")["class"] == ["1", "1", "1"], "what is nodata becomes no feature"
+    assert bridges(gis, "--bridge-blind-m", 0) == (0, False)
+    assert bridges(gis, "--preset", "raw") == (0, False)
+    beside = write(tmp_path / "beside.tif", values, nodata=0, transform=GRID @ Affine.translation(200, 0))
+    assert bridges(gis, beside, "--mosaic") == (2, True)
+    assert bridges(write(tmp_path / "masked.tif", values, mask=values[0] * 255, transform=GRID)) == (1, True)
+    # Where there are other classes, or names for some, nodata is what is not known.
+    values[0, 70:80, 20:30] = 2
+    assert bridges(write(tmp_path / "two.tif", values, nodata=0, transform=GRID), "--class", 1) == (0, False)
+    values = np.where(values == 1, 2, NODATA).astype(np.uint8)
+    run = write(tmp_path / "run.tif", values, nodata=NODATA, transform=GRID)
+    write_aux(tmp_path / "run.tif.aux.xml", CLASSES)
+    assert bridges(run) == (0, False)
+    # A name for nodata is none.
+    write_aux(tmp_path / "gis.tif.aux.xml", [CLASSES[0], CLASSES[2].model_copy(update={"code": 1})])
+    assert vectorize(gis, *ask) == 0
+    assert "road is the only class" in capsys.readouterr().err
+
+
 def test_output_is_not_overwritten_unasked(mask: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "x.gpkg"
     out.write_text("mine")
