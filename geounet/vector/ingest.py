@@ -147,7 +147,8 @@ def ingest_several(
         raise VectorError(f"{paths[0]}: all rasters together have more than {MAX_CLASSES} different values")
     named = bool(names)
     if not named and all(texts) and len(values - {0}) <= 1:
-        names = {0: "background", max(values - {0}, default=1): texts[0]}  # a band of its own, as in multi-label masks
+        # A band of its own, as in multi-label masks.
+        names = {max(values - {0}, default=1): texts[0]} | ({0: "background"} if 0 in values else {})
     found = sorted(values)
     # Values keep their meaning as codes where they fit.
     fits = not found or (found[0] >= 0 and found[-1] < MAX_CLASSES)

@@ -25,7 +25,7 @@ from geounet.vector.mosaic import Piece, mosaic
 from geounet.vector.request import DEFAULT_CELL, VectorRequest
 from geounet.vector.schema import BUILDINGS, LANDCOVER, ROAD_EDGES, ROAD_NODES
 from geounet.vector.source import opened
-from geounet.vector.wanted import class_for, find_class, known, number_of
+from geounet.vector.wanted import class_for, find_class, listed, number_of
 from geounet.vector.writer import FORMATS, destinations
 
 KINDS = {"buildings": Kind.building, "roads": Kind.road}
@@ -110,7 +110,7 @@ def vectorize(order: Order) -> dict[str, Any]:
             formats=tuple(order.formats),
             backdrops=tuple(_backdrop(order, *both) for both in zip(order.rasters[:MOST], taken, strict=False)),
             source=str(order.rasters[0]),
-            blank=_blank(order, first, names),
+            blank=_blank(order, taken, names),
         )
         notes = _unseen(order, first)
         if len(taken) > 1:
@@ -201,22 +201,23 @@ def _unseen(order: Order, first: Ingested) -> list[str]:
         return []
     there = replace(first, classes=tuple(c for c in first.classes if not _only_asked(first, c)))
     return [
-        f"{option} {wanted}: no valid pixel has this value, and no name stands for it; the raster has {known(there)}"
+        f"{option} {wanted}: no valid pixel has this value, and no name stands for it; the raster has {listed(there)}"
         for option, wanted in _wishes(order)
         if _only_asked(first, find_class(first, wanted, option))
     ]
 
 
-def _blank(order: Order, first: Ingested, names: Mapping[str, str]) -> bool:
+def _blank(order: Order, taken: Sequence[Ingested], names: Mapping[str, str]) -> bool:
     """Whether rasters hold and name nothing but roads and nodata, as where a GIS declared the value beside them so."""
     if order.threshold is not None or "roads" not in names:
         return False
-    known_ones = [c for c in first.classes if not _only_asked(first, c)]
-    if [c.name for c in known_ones] != [names["roads"]] or known_ones[0].code in first.absent:
+    first = taken[0]
+    classes = [c for c in first.classes if not _only_asked(first, c)]
+    if [c.name for c in classes] != [names["roads"]] or classes[0].code in first.absent:
         return False
-    for raster in order.rasters:
+    for raster, one in zip(order.rasters, taken, strict=True):
         with opened(str(raster)) as dataset:
-            if any(flag.name != "all_valid" for flag in dataset.mask_flag_enums[first.band - 1]):
+            if any(flag.name != "all_valid" for flag in dataset.mask_flag_enums[one.band - 1]):
                 return True
     return False
 

@@ -55,16 +55,16 @@ def find_class(taken: Ingested, wanted: str, option: str = "--class") -> ClassIn
     if len(found) == 1:
         return found[0]
     what = "several classes may be meant" if found else "no such class"
-    raise JobError(f"{option} {wanted}: {what}; the raster has {known(taken)}")
+    raise JobError(f"{option} {wanted}: {what}; the raster has {listed(taken)}")
 
 
-def known(taken: Ingested) -> str:
+def listed(taken: Ingested) -> str:
     """Return the classes of a raster in words: their values and names."""
     texts = []
     for info in taken.classes[:SHOWN]:
         value = str(taken.values[info.code])
         texts.append(value if info.name == value else f"{value} {info.name}")
-    return ", ".join([*texts, *(["…"] if len(taken.classes) > SHOWN else [])])
+    return ", ".join([*texts, *(["…"] if len(taken.classes) > SHOWN else [])]) or "none"
 
 
 def class_for(taken: Ingested, kind: Kind) -> ClassInfo:
@@ -87,7 +87,7 @@ def class_for(taken: Ingested, kind: Kind) -> ClassInfo:
         there = [c for c in others if c.code not in taken.absent] or others[:1]
         if len(there) == 1:
             return there[0]
-    raise JobError(f"--class is needed: none of the classes is named {kind.value}; the raster has {known(taken)}")
+    raise JobError(f"--class is needed: none of the classes is named {kind.value}; the raster has {listed(taken)}")
 
 
 def class_band(path: Path, dataset: Any, wanted: str | None, kind: Kind, values: Mapping[int, Sequence[str]]) -> int:
@@ -168,7 +168,7 @@ def _only(path: Path, dataset: Any, bands: Sequence[int], found: Sequence[int], 
 
 def _choice(dataset: Any, bands: Sequence[int]) -> str:
     texts = [f"{band} {(dataset.descriptions[band - 1] or '').strip()}".strip() for band in bands[:SHOWN]]
-    listed = ", ".join([*texts, *(["…"] if len(bands) > SHOWN else [])])
+    said = ", ".join([*texts, *(["…"] if len(bands) > SHOWN else [])])
     named = any(dataset.descriptions[band - 1] for band in bands)
     how = "name one with --class, or give its number with --band" if named else "give the number of one with --band"
-    return f"it has the band{'s' if len(bands) > 1 else ''} {listed}; {how}"
+    return f"it has the band{'s' if len(bands) > 1 else ''} {said}; {how}"
