@@ -179,15 +179,62 @@ def read_window(raster: Any, rect: Rect, indexes: list[int], *, masks: bool = Fa
 
 
 def content_files(raster: Any) -> list[Path]:
-    """Return the files whose bytes are this raster's pixels: sources of a VRT and masks, not overviews or metadata."""
+    """Return the files whose bytes are this raster's pixels: all sources below a VRT and masks; no overviews."""
     own = Path(raster.name)
-    files = [own]
+    files = {own, *_sources_below(raster)}
     for name in raster.files:
         path = Path(name)
-        if path != own and path.suffix.lower() not in _NOT_PIXELS and path.is_file():
-            files.append(path)
-    return sorted(set(files), key=os.fspath)
+        if path.suffix.lower() not in _NOT_PIXELS and path.is_file():
+            files.add(path)
+    return sorted(files, key=os.fspath)
 
+
+def _read_vrt(path: Path) -> tuple[str, list[Path]]:
+    """Return the text of a virtual raster and the files it reads; neither for other files."""
+    try:
+        with path.open("rb") as raw:
+            if b"<VRTDataset" not in raw.read(4096):
+                return "", []
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "", []
+    found = []
+    for attributes, name in _SOURCE.findall(text):
+        name = unescape(name.strip())
+        # Relative to the file itself, not to a link to it.
+        relative = re.search(r"relativeToVRT\s*=\s*[\"']1", attributes)
+        source = path.resolve().parent / name if relative else Path(name)
+        if source.is_file():  # and no subdataset
+            found.append(source)
+    return text, found
+
+
+def _tree(raster: Any) -> dict[Path, tuple[str, list[Path]]]:
+    """Return what `_read_vrt` tells of a raster's file and every file below it, from the top; empty for no VRT."""
+    tree: dict[Path, tuple[str, list[Path]]] = {}
+    todo = [Path(raster.name)] if raster.driver == "VRT" else []
+    while todo:
+        path = todo.pop(0)
+        if path not in tree:
+            tree[path] = _read_vrt(path)
+            todo += tree[path][1]
+    return tree
+
+
+def _sources_below(raster: Any) -> set[Path]:
+    """Return the files below a VRT, with the masks beside them."""
+    below = list(_tree(raster))[1:]
+    masks = (path.with_name(f"{path.name}.msk") for path in below)
+    return {*below, *(path for path in masks if path.is_file())}
+
+
+def varies(raster: Any) -> bool:
+    """Whether pixels may depend on the window that is read: a VRT that warps, sharpens or resamples, or reads one."""
+    return any(_VARYING.search(text) for text, _ in _tree(raster).values())
+
+
+_VARYING = re.compile(r"<VRTDataset[^>]*\ssubClass\s*=|\sresampling\s*=\s*[\"'](?!near)", re.IGNORECASE)
+"""A dataset that computes its pixels, or a source with a filter; nearest neighbours are the same in any window."""
 
 _NOT_PIXELS = frozenset(
     {".ovr", ".xml", ".prj", ".tfw", ".wld", ".jgw", ".pgw", ".j2w", ".jpgw", ".pngw", ".tifw", ".aux"}
@@ -195,13 +242,15 @@ _NOT_PIXELS = frozenset(
 
 
 def lossy(raster: Any) -> bool:
-    """Whether the pixels went through a codec that changes them; of a VRT: those of its first source."""
+    """Whether the pixels went through a codec that changes them; of a VRT: those of the first file that it reads."""
     if raster.driver == "VRT":
-        sources = [path for path in content_files(raster) if path != Path(raster.name)]
-        if not sources:
+        path = Path(raster.name)
+        while below := _read_vrt(path)[1]:
+            path = below[0]
+        if path == Path(raster.name):
             return False
         try:
-            with open_quietly(sources[0]) as first:
+            with open_quietly(path) as first:
                 return first.driver != "VRT" and lossy(first)
         except GDAL_ERRORS:
             return False

@@ -213,6 +213,23 @@ def test_changed_virtual_raster_sources_change_the_fingerprint(tmp_path):
     assert describe(spec).fingerprint != before
 
 
+def test_changed_sources_below_virtual_rasters_change_the_fingerprint(tmp_path):
+    array = noise(1, 5, 5)
+    write(tmp_path / "deep.tif", array)
+    vrt(tmp_path / "n1.vrt", [("deep.tif", True)])
+    (tmp_path / "links").mkdir()
+    spec = SceneSpec("x", (str(vrt(tmp_path / "links" / "n2.vrt", [(str(tmp_path / "n1.vrt"), False)])),))
+    found = [describe(spec).fingerprint]
+    write(tmp_path / "deep.tif", noise(1, 5, 5, seed=1))
+    found.append(describe(spec).fingerprint)
+    vrt(tmp_path / "n1.vrt", [("deep.tif", True), ("deep.tif", True)])
+    found.append(describe(spec).fingerprint)
+    write(tmp_path / "deep.tif.msk", np.full((1, 5, 5), 255, np.uint8))
+    found.append(describe(spec).fingerprint)
+    assert len(set(found)) == 4
+    assert describe(spec).fingerprint == found[-1]
+
+
 @pytest.mark.parametrize(
     ("how", "expected"),
     [({"compress": "jpeg"}, True), ({"compress": "deflate"}, False), ({}, False), ({"compress": "webp"}, True)],
@@ -225,8 +242,9 @@ def test_lossy_codecs_are_known(tmp_path, how, expected):
     with open_quietly(path) as raster:
         assert source.lossy(raster) is expected
     virtual = vrt(tmp_path / "a.vrt", [("a.tif", True)])
-    with open_quietly(virtual) as raster:
-        assert source.lossy(raster) is expected
+    for path in (virtual, vrt(tmp_path / "b.vrt", [("a.vrt", True)])):
+        with open_quietly(path) as raster:
+            assert source.lossy(raster) is expected
 
 
 def test_nothing_is_printed_for_refused_files(tmp_path, capfd):
