@@ -41,6 +41,8 @@ def gdal_env(cache_mb: int = CACHE_MB) -> dict[str, Any]:
         "GDAL_DISABLE_READDIR_ON_OPEN": "FALSE",
         # Python code inside a VRT is never run.
         "GDAL_VRT_ENABLE_PYTHON": "NO",
+        # Warped virtual rasters are computed in blocks of their own grid, whatever bands and window are asked for.
+        "GDAL_VRT_WARP_USE_DATASET_RASTERIO": "NO",
         # One decoding thread: the pipeline reads while the network computes, and workers share the machine.
         "GDAL_NUM_THREADS": 1,
     }

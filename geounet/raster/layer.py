@@ -13,7 +13,8 @@ from geounet.raster import validity
 from geounet.raster.bands import Band
 from geounet.raster.georef import apply
 from geounet.raster.resample import coverage, interpolate
-from geounet.raster.source import lossy, read_window
+from geounet.raster.source import lossy, read_window, varies
+from geounet.raster.windows import Windows
 from geounet.types import Rect
 
 if TYPE_CHECKING:
@@ -55,6 +56,15 @@ class Layer:
             colours[index] = entry[:3]
         return colours
 
+    @cached_property
+    def _fixed(self) -> Windows | None:
+        return Windows(self.raster) if varies(self.raster) else None
+
+    def _window(self, rect: Rect, indexes: list[int], *, masks: bool = False) -> Any:
+        if self._fixed is not None:
+            return self._fixed.read(rect, indexes, masks=masks)
+        return read_window(self.raster, rect, indexes, masks=masks)
+
     def read(self, rect: Rect, fill: tuple[float, ...] | None, *, wanted: bool) -> Pixels:
         """Read a rectangle of the file's own grid.
 
@@ -89,7 +99,7 @@ class Layer:
             indexes.append(self.alpha)
         stored: dict[int, Any] = {}
         if indexes:
-            stored = dict(zip(indexes, read_window(self.raster, outer, indexes), strict=True))
+            stored = dict(zip(indexes, self._window(outer, indexes), strict=True))
         colours = {
             p: stored[b.index] if b.colour is None else self.palette[stored[b.index], b.colour] for p, b in needed
         }
@@ -103,7 +113,7 @@ class Layer:
                 filled = validity.everywhere(planes, values)
         good: NDArray[np.bool_] | None = None
         for index in self.mask:
-            good = both(good, read_window(self.raster, rect, [index], masks=True) != 0)
+            good = both(good, self._window(rect, [index], masks=True) != 0)
         if self.alpha is not None:
             good = both(good, stored[self.alpha][cut] != 0)
         blanks = []

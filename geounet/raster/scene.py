@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-RULES = "1"
+RULES = "2"
 """Version of how pixels and validity are read; part of the fingerprint, so that results of other rules do not mix."""
 
 _BLOCK_ROWS, _BLOCK_COLS = 512, 8192
