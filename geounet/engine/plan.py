@@ -56,20 +56,42 @@ def check_bands(info: SceneInfo, card: Card, *, chosen: bool = False) -> None:
         raise SceneError(
             f"{info.files[0]}: {found} ({names}), the model {card.name} "
             f"takes {wanted} ({', '.join(card.input.bands)}); choose them with `bands`, for example "
-            f"--set bands={','.join(str(i + 1) for i in range(wanted))}"
+            f"--set bands={_example(info, card)}"
         )
+
+
+def _example(info: SceneInfo, card: Card) -> str:
+    """Return bands to try: by the card's names where the scene knows them, the others by number."""
+    places = [_place(info, band) for band in card.input.bands]
+    others = iter(i for i in range(len(places)) if i not in places)
+    return ",".join(
+        str(next(others) + 1) if place is None else band for band, place in zip(card.input.bands, places, strict=True)
+    )
+
+
+def _place(info: SceneInfo, band: str) -> int | None:
+    """Return the position of the one band of this name, else of this colour, as `raster.bands.choose` finds it."""
+    for known in (info.band_names, info.colours):
+        places = [i for i, name in enumerate(known) if name.lower() == band.lower()]
+        if places:
+            return places[0] if len(places) == 1 else None
+    return None
 
 
 def choose_bands(info: SceneInfo, card: Card) -> tuple[int | str, ...] | None:
     """Return the bands of a scene (described with all its bands) that fit the card when the job says `auto`.
 
-    By name where the scene has all the card's names; else all bands where their number is right; else, for a scene
-    with more bands than the card takes, nothing is guessed.
+    By name where the scene has all the card's names, or else colours of these names; else all bands where their number
+    is right; else, for a scene with more bands than the card takes, nothing is guessed.
     """
     names = [name.lower() for name in info.band_names]
     if all(band.lower() in names for band in card.input.bands) and len(set(names)) == len(names):
         return tuple(info.band_names[names.index(band.lower())] for band in card.input.bands)
-    return None
+    # Bands that are described as B02, B03, B04 may still say that they are blue, green, red.
+    places = [_place(info, band) for band in card.input.bands]
+    if None in places or len(set(places)) < len(places):
+        return None
+    return info.band_names if places == list(range(len(names))) else tuple(card.input.bands)
 
 
 def check_data_type(info: SceneInfo, card: Card, job: Job) -> None:

@@ -56,6 +56,11 @@ class Layer:
             colours[index] = entry[:3]
         return colours
 
+    def colours(self) -> list[tuple[int, str]]:
+        """Return the position among the chosen bands and the colour interpretation of each band."""
+        every = [str(colour.name) for colour in self.raster.colorinterp]
+        return [(p, every[b.index - 1] if b.colour is None else b.name.lower()) for p, b in self.bands]
+
     @cached_property
     def _fixed(self) -> Windows | None:
         return Windows(self.raster) if varies(self.raster) else None

@@ -108,6 +108,8 @@ class SceneInfo:
         What a user should know.
     scaled : bool
         Whether values are other than those stored: a band has a scale or an offset.
+    colours : tuple of str
+        Colour interpretation of the chosen bands, as rasterio calls it; empty in records of older versions.
     """
 
     name: str
@@ -127,6 +129,7 @@ class SceneInfo:
     decoded_bytes: int
     warnings: tuple[str, ...]
     scaled: bool = False
+    colours: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -263,6 +266,7 @@ class Scene:
             decoded_bytes=max(block_bytes(s.raster) for s in self._layers),
             warnings=tuple(self._warnings(referenced)),
             scaled=any(b.scale != 1 or b.offset != 0 for b in self._bands),
+            colours=tuple(colour for _, colour in sorted(p for layer in self._layers for p in layer.colours())),
         )
 
     def _warnings(self, referenced: bool) -> list[str]:

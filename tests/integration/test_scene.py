@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from rasterio.enums import ColorInterp
 
 from geounet.batch.overlap import run_all
 from geounet.batch.run import run as run_job
@@ -276,9 +277,15 @@ def test_bands_are_found_by_name(bundle: Bundle, tmp_path: Path) -> None:
     write_scene(path, values)
     with rasterio.open(path, "r+") as file:
         file.descriptions = ("blue", "green", "red", "nir")
-    run(plain, bundle, tmp_path / "out", "vector=none")
-    run(path, bundle, tmp_path / "out", "vector=none")
-    assert (mask(tmp_path / "out", "plain") == mask(tmp_path / "out", "named")).all()
+    coloured = tmp_path / "coloured.tif"
+    write_scene(coloured, values, photometric="MINISBLACK")
+    with rasterio.open(coloured, "r+") as file:
+        file.descriptions = ("B02", "B03", "B04", "B08")
+        file.colorinterp = [ColorInterp[name] for name in ("blue", "green", "red", "undefined")]
+    for file in (plain, path, coloured):
+        run(file, bundle, tmp_path / "out", "vector=none")
+    for name in ("named", "coloured"):
+        assert (mask(tmp_path / "out", name) == mask(tmp_path / "out", "plain")).all()
 
 
 def test_impossible_tilings_are_usage_errors(scene: Path, bundle: Bundle, tmp_path: Path) -> None:

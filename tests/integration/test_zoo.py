@@ -29,6 +29,9 @@ A scene is anything that GDAL reads as pixels from local files: GeoTIFF, COG, JP
 file, virtual rasters of local files. Complex values, and files that only ground control points or RPCs georeference,
 are refused with what to do. Which pixels are valid: [decision 3](decisions/0003-validity.md).
 
+With `bands: auto` the model's bands are looked for among the descriptions of the bands, then among their colours; what
+has neither is taken in order, if it has as many bands as the model.
+
 Virtual rasters that warp or filter their sources are read in fixed squares of 512 px: GDAL computes the same pixel
 otherwise in another window. A changed file anywhere below a virtual raster makes it another scene.
 

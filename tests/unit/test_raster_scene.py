@@ -84,6 +84,8 @@ def test_info_travels_as_json_and_pickle(tmp_path):
     path = write(tmp_path / "a.tif", noise(3, 20, 30), nodata=0)
     info = describe(SceneSpec("a", (str(path),)))
     assert SceneInfo.from_dict(json.loads(json.dumps(info.to_dict()))) == info
+    older = {key: value for key, value in info.to_dict().items() if key not in ("scaled", "colours")}
+    assert SceneInfo.from_dict(older).colours == ()
     assert pickle.loads(pickle.dumps(info)) == info
     spec = SceneSpec("a", (str(path),), bands=("red", 2), nodata=(0,), bbox=(0, 0, 1, 1))
     assert pickle.loads(pickle.dumps(spec)) == spec
@@ -127,6 +129,8 @@ def test_bands_by_number_name_and_colour(tmp_path):
         with scene(path, bands=bands) as opened:
             values, _ = whole(opened)
             np.testing.assert_array_equal(values, array[list(wanted)])
+            colours = ("blue", "green", "red", "undefined")
+            assert opened.info.colours == tuple(colours[i] for i in wanted)
 
 
 @pytest.mark.parametrize(
