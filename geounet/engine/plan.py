@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from geounet import machine
@@ -32,6 +32,9 @@ COMPUTE_VERSION = 2
 
 GSD_TOLERANCE = 0.2
 """Relative difference of ground sample distances up to which a scene is taken as it is."""
+
+ASPECT_TOLERANCE = 0.2
+"""The same of the width and the height of a pixel on the ground."""
 
 PACKAGES = ("geounet", "torch", "segmentation-models-pytorch", "timm", "rasterio", "numpy", "shapely", "dask")
 
@@ -113,7 +116,8 @@ def check_data_type(info: SceneInfo, card: Card, job: Job) -> None:
 def choose_grid(info: SceneInfo, card: Card, job: Job) -> tuple[tuple[int, int], float | None]:
     """Return the model grid `(rows, cols)` and the ratio scene GSD / model GSD (None if unknown).
 
-    A model that was trained on a range takes what lies in it (ratio 1); the ratio of others is to the nearer end.
+    A model that was trained on a range takes what lies in it (ratio 1); the ratio of others is to the nearer end. Where
+    the job says `auto`, pixels that are not square on the ground are a difference, too.
 
     Raises
     ------
@@ -137,9 +141,24 @@ def choose_grid(info: SceneInfo, card: Card, job: Job) -> tuple[tuple[int, int],
             f"{info.files[0]}: ground sample distance is {info.gsd:.3g} m, the model {card.name} was trained on "
             f"{card.resolution}; set resample: auto to bring it to the model's, or resample: never to run it as it is"
         )
-    if differs and job.resample == "auto":
+    if (differs or _flat(info)) and job.resample == "auto":
         return model_grid(info, nearest), ratio
     return shape, ratio
+
+
+def _flat(info: SceneInfo) -> bool:
+    return max(info.aspect, 1 / info.aspect) > 1 + ASPECT_TOLERANCE
+
+
+def _squashed(info: SceneInfo, card: Card) -> str:
+    """Say that the network sees a scene with other widths than heights, and what to do."""
+    assert info.gsd is not None  # who knows the aspect knows the size
+    stretch = math.sqrt(info.aspect)
+    way = "set resample: auto" if card.gsds is not None else "warp it first (gdalwarp -tr)"
+    return (
+        f"a pixel is {info.gsd * stretch:.3g} × {info.gsd / stretch:.3g} m on the ground, but the network sees "
+        f"squares; {way} to make them square"
+    )
 
 
 def resolve_tiling(
@@ -209,6 +228,12 @@ class Plan:
     """Whether the probability COG is asked for."""
     layers: Vector | None = None
     """Vector layers to make; None: no GeoPackage."""
+
+    def __post_init__(self) -> None:
+        """Add to the scene's warnings what is to be said of it with this model."""
+        if _flat(self.info) and not self.recipe.resampled:
+            told = dict.fromkeys((*self.info.warnings, _squashed(self.info, self.card)))
+            object.__setattr__(self, "info", replace(self.info, warnings=tuple(told)))
 
     @property
     def grid_summary(self) -> dict[str, Any]:

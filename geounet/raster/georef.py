@@ -62,27 +62,33 @@ def ground_sample_distance(crs_wkt: str | None, transform: Affine, width: int, h
     float or None
         None without a CRS that knows where on a planet it is.
     """
+    return ground_pixel(crs_wkt, transform, width, height)[0]
+
+
+def ground_pixel(crs_wkt: str | None, transform: Affine, width: int, height: int) -> tuple[float | None, float]:
+    """Return the `ground_sample_distance` and the width of a pixel over its height there; 1 where that is unknown."""
+    unknown = None, 1.0
     if crs_wkt is None:
-        return None
+        return unknown
     try:
         crs = horizontal(pyproj.CRS.from_wkt(crs_wkt))
     except CRSError:
-        return None
+        return unknown
     geodetic = crs.geodetic_crs
     geod = crs.get_geod()
     if geodetic is None or geod is None or crs.is_geocentric:
-        return None
+        return unknown
     steps = [(0.5, 0.0), (0.0, 0.5)]
     col, row = width / 2, height / 2
+    scale = 1.0
     try:
         to_degrees = None
         if crs.is_projected or crs.is_derived:
             to_degrees = pyproj.Transformer.from_crs(crs, geodetic, always_xy=True).transform
         if to_degrees is not None and is_web_mercator(crs):
             _, latitude = to_degrees(*apply(transform, col, row))
-            unit = crs.axis_info[0].unit_conversion_factor
             lengths = [math.hypot(transform.a, transform.d), math.hypot(transform.b, transform.e)]
-            gsd = math.sqrt(lengths[0] * lengths[1]) * unit * math.cos(math.radians(latitude))
+            scale = crs.axis_info[0].unit_conversion_factor * math.cos(math.radians(latitude))
         else:
             lengths = []
             # Degrees of the CRS may be grads: its own axis unit tells.
@@ -93,10 +99,10 @@ def ground_sample_distance(crs_wkt: str | None, transform: Affine, width: int, h
                     x, y = apply(transform, col + sign * dx, row + sign * dy)
                     ends += list(to_degrees(x, y)) if to_degrees else [x * degrees, y * degrees]
                 lengths.append(geod.inv(*ends)[2])
-            gsd = math.sqrt(lengths[0] * lengths[1])
+        gsd = math.sqrt(lengths[0] * lengths[1]) * scale
     except (ProjError, CRSError, ValueError):
-        return None
-    return gsd if math.isfinite(gsd) and gsd > 0 else None
+        return unknown
+    return (gsd, lengths[0] / lengths[1]) if math.isfinite(gsd) and gsd > 0 else unknown
 
 
 def crop(transform: Affine, width: int, height: int, bbox: tuple[float, float, float, float], name: str) -> Rect:

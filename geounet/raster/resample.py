@@ -9,6 +9,7 @@ Shrinking averages over the area of the output pixel; enlarging interpolates bil
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,13 +27,19 @@ _STRIP_BYTES = 64 * 2**20
 _CHUNK = 16
 
 
+SQUARE = 0.05
+"""Relative difference of a pixel's width and height up to which it counts as square: projections stretch a little."""
+
+
 def model_grid(info: SceneInfo, gsd: float) -> tuple[int, int]:
     """Return `(rows, cols)` of the scene at a ground sample distance, at least one pixel each.
+
+    Pixels that are not square on the ground become square.
 
     Parameters
     ----------
     info : SceneInfo
-        The scene; its `gsd` must be known.
+        The scene; its `gsd` must be known, and `aspect` is used.
     gsd : float
         Wanted ground sample distance, metres.
 
@@ -46,7 +53,8 @@ def model_grid(info: SceneInfo, gsd: float) -> tuple[int, int]:
     if not gsd > 0:
         raise ValueError(f"the ground sample distance must be positive, found {gsd}")
     factor = info.gsd / gsd
-    return max(1, round(info.height * factor)), max(1, round(info.width * factor))
+    stretch = math.sqrt(info.aspect) if max(info.aspect, 1 / info.aspect) > 1 + SQUARE else 1.0
+    return max(1, round(info.height * factor / stretch)), max(1, round(info.width * factor * stretch))
 
 
 def _taps(start: int, stop: int, target: int, source: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

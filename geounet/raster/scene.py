@@ -21,7 +21,7 @@ from geounet.errors import SceneError
 from geounet.raster import validity
 from geounet.raster.bands import choose
 from geounet.raster.env import CACHE_MB, GDAL_ERRORS, gdal_env
-from geounet.raster.georef import apply, crop, ground_sample_distance
+from geounet.raster.georef import apply, crop, ground_pixel
 from geounet.raster.layer import Layer, Pixels, check_extent, declares, layer_of, onto
 from geounet.raster.resample import source_rect
 from geounet.raster.source import block_bytes, content_files, open_source
@@ -110,6 +110,8 @@ class SceneInfo:
         Whether values are other than those stored: a band has a scale or an offset.
     colours : tuple of str
         Colour interpretation of the chosen bands, as rasterio calls it; empty in records of older versions.
+    aspect : float
+        Width of a pixel over its height on the ground at the centre; 1 where it cannot be known.
     """
 
     name: str
@@ -130,6 +132,7 @@ class SceneInfo:
     warnings: tuple[str, ...]
     scaled: bool = False
     colours: tuple[str, ...] = ()
+    aspect: float = 1.0
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -248,6 +251,7 @@ class Scene:
             transform = Affine.identity()
         kinds = [np.dtype(b.dtype) for b in self._bands]
         crs_wkt = self._crs_wkt if referenced else None
+        gsd, aspect = ground_pixel(crs_wkt, transform, self._window.cols, self._window.rows)
         return SceneInfo(
             name=self.spec.name,
             files=self.spec.files,
@@ -259,7 +263,8 @@ class Scene:
             crs_wkt=crs_wkt,
             transform=tuple(transform)[:6],
             georeferenced=referenced,
-            gsd=ground_sample_distance(crs_wkt, transform, self._window.cols, self._window.rows),
+            gsd=gsd,
+            aspect=aspect,
             validity=self._validity,
             fingerprint=self._fingerprint(),
             block_shape=tuple(self._base.block_shapes[0]),

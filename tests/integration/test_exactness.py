@@ -100,7 +100,7 @@ def test_tiles_without_a_valid_pixel_are_skipped(tmp_path: Path, monkeypatch: py
     assert sum(r["tiles"] for r in infer.values()) == 6 * 3, "tiles start at columns 0, 24, 48, 72, …"
 
 
-@pytest.mark.parametrize("model_shape", [(60, 45), (200, 150), (120, 90)])
+@pytest.mark.parametrize("model_shape", [(60, 45), (200, 150), (120, 90), (60, 150), (200, 90)])
 def test_resampled_is_the_same_for_any_block(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_shape: tuple[int, int]
 ) -> None:

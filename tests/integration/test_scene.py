@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from rasterio import Affine
 from rasterio.enums import ColorInterp
 
 from geounet.batch.overlap import run_all
@@ -268,6 +269,21 @@ def test_a_model_of_a_range_takes_what_lies_in_it(tmp_path: Path) -> None:
         sizes[gsd] = done["grid"]["model_grid"][0]
         assert mask(out, str(gsd)).shape == (1, 96, 96)
     assert sizes == {0.1: 48, 0.17: 96, 0.5: 96, 0.95: 96, 1.6: 192}
+
+
+def test_pixels_that_are_not_square_become_square_or_are_told(bundle: Bundle, tmp_path: Path) -> None:
+    """Degrees far from the equator: at 60° N a pixel is half as wide as high."""
+    values = np.random.default_rng(2).integers(20, 250, (3, 64, 128)).astype(np.uint8)
+    step = 0.3 * 2**0.5 / 111_400  # geometric mean: the model's 0.3 m
+    path = write_scene(tmp_path / "north.tif", values, crs="EPSG:4326", transform=Affine(step, 0, 10, 0, -step, 60))
+    warning = re.compile(r"a pixel is 0\.21\d × 0\.42\d m on the ground, but .* set resample: auto to make them square")
+    for resample, grid in (("refuse", [64, 128]), ("never", [64, 128]), ("auto", [91, 91])):
+        done = run(path, bundle, tmp_path / resample, "vector=none", f"resample={resample}")
+        assert done["grid"]["model_grid"] == pytest.approx(grid, abs=1), resample
+        assert done["grid"]["resampled"] == (resample == "auto")
+        told = [text for text in done["warnings"] if warning.fullmatch(text)]
+        assert len(told) == (resample != "auto")
+        assert mask(tmp_path / resample, "north").shape == (1, 64, 128)
 
 
 def test_bands_are_found_by_name(bundle: Bundle, tmp_path: Path) -> None:

@@ -198,9 +198,22 @@ def test_resampled_scenes_do_not_depend_on_window_or_memory(case, strip_bytes):
 
 @given(st.integers(1, 10**6), st.integers(1, 10**6), st.floats(0.01, 100), st.floats(0.01, 100))
 def test_model_grid(rows, cols, own, wanted):
-    info = SimpleNamespace(height=rows, width=cols, gsd=own, name="s")
+    info = SimpleNamespace(height=rows, width=cols, gsd=own, name="s", aspect=1.0)
     shape = model_grid(info, wanted)
     assert shape == (max(1, round(rows * own / wanted)), max(1, round(cols * own / wanted)))
+    info.aspect = 1.049  # what projections stretch changes no grid
+    assert model_grid(info, wanted) == shape
+    info.aspect = 1 / 1.049
+    assert model_grid(info, wanted) == shape
+
+
+@given(st.integers(100, 10**5), st.integers(100, 10**5), st.floats(0.1, 10), st.floats(0.1, 10))
+def test_model_grid_makes_pixels_square(rows, cols, across, down):
+    info = SimpleNamespace(height=rows, width=cols, gsd=(across * down) ** 0.5, name="s", aspect=across / down)
+    high, wide = model_grid(info, 0.05)
+    if not 1 / 1.051 < across / down < 1.051:
+        assert high == pytest.approx(rows * down / 0.05, abs=0.51)
+        assert wide == pytest.approx(cols * across / 0.05, abs=0.51)
 
 
 def test_model_grid_needs_a_ground_sample_distance():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rasterio import CRS, Affine
 
 from geounet.errors import SceneError
-from geounet.raster.georef import apply, crop, ground_sample_distance
+from geounet.raster.georef import apply, crop, ground_pixel, ground_sample_distance
 from geounet.types import Rect
 
 MARS = (
@@ -46,6 +46,24 @@ def test_degrees_are_geodesic_on_both_axes():
     north = geod.inv(10, 59.9995, 10, 59.9995 + 1e-5)[2]
     assert gsd("EPSG:4326", transform) == pytest.approx(math.sqrt(east * north), rel=1e-6)
     assert east / north == pytest.approx(0.5, rel=0.01)
+    wkt = CRS.from_epsg(4326).to_wkt()
+    assert ground_pixel(wkt, transform, 100, 100) == pytest.approx((math.sqrt(east * north), east / north), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform", "aspect"),
+    [
+        ("EPSG:32633", Affine(10, 0, 300000, 0, -10, 5800000), 1),
+        ("EPSG:32633", Affine(10, 0, 300000, 0, -5, 5800000) @ Affine.rotation(0), 2),
+        ("EPSG:32633", Affine.translation(300000, 5800000) @ Affine.rotation(30) @ Affine.scale(3, -1), 3),
+        ("EPSG:3857", Affine(0.3, 0, 1e6, 0, -0.3, 8e6), 1),
+        ("EPSG:3857", Affine(0.3, 0, 1e6, 0, -0.6, 8e6), 0.5),
+        (None, Affine(1, 0, 0, 0, -3, 0), 1),
+    ],
+)
+def test_width_over_height(crs, transform, aspect):
+    wkt = None if crs is None else CRS.from_user_input(crs).to_wkt()
+    assert ground_pixel(wkt, transform, 100, 100)[1] == pytest.approx(aspect, rel=2e-3)
 
 
 def test_feet():
