@@ -98,7 +98,7 @@ def choose_bands(info: SceneInfo, card: Card) -> tuple[int | str, ...] | None:
 
 
 def check_data_type(info: SceneInfo, card: Card, job: Job) -> None:
-    """Check the data type of a scene against the card.
+    """Check the data type of a scene against the card; values with a scale or an offset are no integers.
 
     Raises
     ------
@@ -106,7 +106,15 @@ def check_data_type(info: SceneInfo, card: Card, job: Job) -> None:
         If it differs and the job does not say to ignore that.
     """
     wanted = card.input.data_type
-    if job.data_type == "refuse" and wanted != "any" and info.dtype != wanted:
+    if job.data_type == "ignore" or wanted == "any":
+        return
+    if info.scaled and wanted not in ("float32", "float64"):
+        raise SceneError(
+            f"{info.files[0]}: its {info.dtype} has a scale or an offset, which are applied, the model {card.name} was "
+            f"trained on stored {wanted}: values would be out of range; unset them (gdal_edit.py -scale 1 -offset 0), "
+            "or set data_type: ignore if the model does know scaled values"
+        )
+    if not info.scaled and info.dtype != wanted:
         raise SceneError(
             f"{info.files[0]}: holds {info.dtype}, the model {card.name} was trained on {wanted}: its values would be "
             "out of range; rescale it (gdal_translate -ot … -scale …), or set data_type: ignore if the values do match"

@@ -68,7 +68,7 @@ class Dataset:
         Empty (`count` 0) where the job holds nothing out.
     bands : tuple of str
     dtype : str
-        Stored type of the scenes.
+        Stored type of the scenes; float32 where values are scaled.
     gsd : float or None
         Ground sample distance of the windows, metres: the job's, or that of most training pixels.
     gsd_range : tuple of float or None
@@ -151,11 +151,11 @@ def load_data(job: TrainJob, ranges: Ranges | None = None) -> Dataset:
         for k in sections
     ]
     plain = Scenes(sources, sides, Ranges((), (), (), (), clipped=False), job.model.fill)
+    if any(s.scaled for s in sources):
+        dtype = "float32"  # the range of a stored type tells nothing of values that are scaled
     if ranges is None:
         draws = Samples(plain, places, shares, job.sampling, augments, job.run.seed)
-        # the range of a type tells nothing of values that are scaled
-        kind = "float32" if any(s.scaled for s in sources) else dtype
-        ranges = measured(draws, job.sampling.statistics, kind)
+        ranges = measured(draws, job.sampling.statistics, dtype)
     scenes = Scenes(sources, sides, ranges, job.model.fill)
     size = job.sampling.validation_size or job.sampling.size
     chances = {k: (share, p) for k, share, p in zip(sections, shares, places, strict=True)}

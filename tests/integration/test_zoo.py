@@ -32,6 +32,9 @@ are refused with what to do. Which pixels are valid: [decision 3](decisions/0003
 With `bands: auto` the model's bands are looked for among the descriptions of the bands, then among their colours; what
 has neither is taken in order, if it has as many bands as the model.
 
+Scale and offset of a band are applied. Such values are none of the stored type: a model that was trained on integers
+does not take them, unless the job says `data_type: ignore`.
+
 Virtual rasters that warp or filter their sources are read in fixed squares of 512 px: GDAL computes the same pixel
 otherwise in another window. A changed file anywhere below a virtual raster makes it another scene.
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from geounet.engine.plan import check_bands, choose_bands
+from geounet.config.card import DataType, InputSpec
+from geounet.config.job import Job
+from geounet.engine.plan import check_bands, check_data_type, choose_bands
 from geounet.errors import SceneError
 from tests.support.local import card
 
@@ -50,3 +52,35 @@ def test_an_example_names_the_bands_that_are_known() -> None:
     info.colours = ()
     with pytest.raises(SceneError, match=r"--set bands=1,2,3,4$"):
         check_bands(info, card(bands=4))
+
+
+@pytest.mark.parametrize(
+    ("stored", "scaled", "wanted", "words"),
+    [
+        ("uint8", False, "uint8", None),
+        ("uint16", False, "uint8", r"^a\.tif: holds uint16, the model local was trained on uint8: "),
+        (
+            "uint8",
+            True,
+            "uint8",
+            r"^a\.tif: its uint8 has a scale or an offset, .* stored uint8: .*data_type: ignore",
+        ),
+        ("uint16", True, "uint8", "has a scale or an offset"),
+        # Scaled values are no integers, whatever is stored.
+        ("uint16", True, "float32", None),
+        ("uint16", False, "float32", "holds uint16"),
+        ("uint16", True, "any", None),
+    ],
+)
+def test_scaled_values_are_not_of_the_stored_type(
+    stored: str, scaled: bool, wanted: DataType, words: str | None
+) -> None:
+    info: Any = SimpleNamespace(files=("a.tif",), dtype=stored, scaled=scaled)
+    spec = card().input.model_dump() | {"data_type": wanted}
+    of = card(input=InputSpec(**spec))
+    if words is None:
+        check_data_type(info, of, Job(scenes=["a.tif"], model="m"))
+    else:
+        with pytest.raises(SceneError, match=words):
+            check_data_type(info, of, Job(scenes=["a.tif"], model="m"))
+    check_data_type(info, of, Job(scenes=["a.tif"], model="m", data_type="ignore"))

@@ -129,6 +129,7 @@ def test_values_of_scaled_scenes_are_the_scaled_ones(tmp_path: Path, dtype: str,
     np.testing.assert_allclose(kept.ranges.low, offset, atol=5 * scale)
     np.testing.assert_allclose(kept.ranges.high, values.max(), atol=5 * scale)
     assert not kept.ranges.clipped, "scaled values have no bounds that are known"
+    assert kept.dtype == "float32", "what the card says of its input"
     assert kept.ranges == disk.ranges
     assert (kept.train.batch(0).images == disk.train.batch(0).images).all()
 
