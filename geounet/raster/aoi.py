@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import shlex
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +15,12 @@ import shapely
 from affine import Affine
 from pyproj.exceptions import CRSError, ProjError
 from rasterio.features import geometry_mask
+from shapely.affinity import translate
 
 from geounet.errors import SceneError
 from geounet.raster.env import one_line
-from geounet.raster.vectors import UnreadableError, read_layer
+from geounet.raster.georef import horizontal
+from geounet.raster.vectors import UnreadableError, layers_of, read_layer
 from geounet.types import Rect
 
 if TYPE_CHECKING:
@@ -28,21 +32,55 @@ _PIECES = 64
 """Straight lines of the area are cut into this many pieces over its extent, because they are curved in another CRS."""
 
 
+_NO_AREAS = ("Point", "LineString")
+
+
 def _load(file: str) -> tuple[Any, str | None]:
-    """Return the polygons of the first layer, and their CRS."""
+    """Return the polygons of the one layer that has any, and their CRS."""
     if not Path(file).is_file():
         raise SceneError(f"{file}: no such file for the area of interest")
+    found: dict[str, tuple[Any, str | None]] = {}
     try:
-        found = read_layer(file)
+        for layer, kind in layers_of(file).items():
+            if any(word in kind for word in _NO_AREAS):
+                continue
+            held = read_layer(file, layer)
+            shapes = _polygons(held.shapes)
+            if len(shapes):
+                found[layer] = shapes, held.crs
     except UnreadableError as error:
         raise SceneError(f"{file}: {error}") from None
-    shapes = found.shapes
+    if not found:
+        raise SceneError(f"{file}: holds no polygons; the area of interest must be one or more polygons")
+    if len(found) > 1:
+        raise SceneError(
+            f"{file}: has {len(found)} layers of polygons ({', '.join(found)}); the area of interest must be one: "
+            f"ogr2ogr area.gpkg {shlex.quote(file)} LAYER"
+        )
+    return next(iter(found.values()))
+
+
+def _polygons(shapes: Any) -> Any:
+    """Return the valid polygons of geometries."""
     shapes = shapely.make_valid(shapes[~(shapely.is_missing(shapes) | shapely.is_empty(shapes))])
     shapes = shapely.get_parts(shapes)
-    shapes = shapes[np.isin(shapely.get_type_id(shapes), (3, 6))]
-    if len(shapes) == 0:
-        raise SceneError(f"{file}: holds no polygons; the area of interest must be one or more polygons")
-    return shapes, found.crs
+    return shapes[np.isin(shapely.get_type_id(shapes), (3, 6))]
+
+
+def _turned(shapes: Any, crs: str | None) -> Any:
+    """Return polygons in a CRS of longitudes also a full circle to the west and to the east of where they are.
+
+    A scene across the antimeridian goes on beyond 180°, an area there is in two parts, one on either side.
+    """
+    try:
+        known = None if crs is None else horizontal(pyproj.CRS.from_wkt(crs))
+    except CRSError:
+        return shapes
+    if known is None or not known.is_geographic:
+        return shapes
+    circle = round(2 * math.pi / known.axis_info[0].unit_conversion_factor, 6)
+    turned = [translate(shape, turn) for turn in (-circle, circle) for shape in shapes]
+    return np.concatenate([shapes, np.array(turned, dtype=object)])
 
 
 def _to_scene(file: str, shapes: Any, crs: str | None, scene_crs: str | None) -> Any:
@@ -77,7 +115,7 @@ class Area:
     Parameters
     ----------
     file : str
-        Vector file; polygons of its first layer. Without a CRS of its own it is taken to be in the scene's.
+        Vector file with one layer of polygons. Without a CRS of its own it is taken to be in the scene's.
     crs_wkt : str or None
         CRS of the scene.
     transform : Affine
@@ -94,6 +132,7 @@ class Area:
     def __init__(self, file: str, crs_wkt: str | None, transform: Affine, shape: tuple[int, int]) -> None:
         shapes, crs = _load(file)
         shapes = _to_scene(file, shapes, crs, crs_wkt)
+        shapes = _turned(shapes, crs_wkt)
         inverse = ~transform
 
         def to_pixels(points: NDArray[np.float64]) -> NDArray[np.float64]:

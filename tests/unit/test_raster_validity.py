@@ -289,6 +289,44 @@ def test_area_of_interest_over_many_blocks(tmp_path):
     assert (valid != truth).sum() == 0
 
 
+def test_an_area_on_both_sides_of_the_antimeridian(tmp_path):
+    # RFC 7946 cuts what crosses it: one part ends at 180°, the other begins at −180°.
+    parts = [f"[[[{x0}, 9.5], [{x1}, 9.5], [{x1}, 10.5], [{x0}, 10.5], [{x0}, 9.5]]]"
+             for x0, x1 in ((179.5, 180), (-180, -179.5))]  # fmt: skip
+    aoi = area(tmp_path / "a.geojson", "urn:ogc:def:crs:OGC:1.3:CRS84", parts)
+    expected = np.zeros((20, 20), dtype=bool)
+    expected[5:15, 5:15] = True
+    for west in (179, -181):
+        path = write(
+            tmp_path / f"{west}.tif", noise(1, 20, 20), crs="EPSG:4326", transform=Affine(0.1, 0, west, 0, -0.1, 11)
+        )
+        with scene(path, aoi=aoi) as opened:
+            np.testing.assert_array_equal(read(opened)[1], expected)
+    with pytest.raises(SceneError, match="outside the scene"):
+        describe(
+            SceneSpec("a", (str(write(tmp_path / "b.tif", noise(1, 20, 20), crs="EPSG:4326",
+                                      transform=Affine(0.1, 0, 0, 0, -0.1, 11))),), aoi=aoi)
+        )  # fmt: skip
+
+
+def test_an_area_in_one_of_several_layers(tmp_path):
+    import geopandas
+    from shapely import LineString, box
+
+    path = write(tmp_path / "a.tif", noise(1, 20, 20))
+    file = tmp_path / "the area.gpkg"
+    left, right = box(400000, 5799990, 400005, 5800000), box(400005, 5799990, 400010, 5800000)
+    for layer, shape in (("ways", LineString([(400000, 5799990), (400009, 5799999)])), ("left", left)):
+        geopandas.GeoDataFrame(geometry=[shape], crs=UTM).to_file(file, layer=layer)
+    with scene(path, aoi=str(file)) as opened:
+        assert read(opened)[1].sum(axis=0).tolist() == [20] * 10 + [0] * 10
+    geopandas.GeoDataFrame(geometry=[right], crs=UTM).to_file(file, layer="right")
+    with pytest.raises(
+        SceneError, match=r"2 layers of polygons \(left, right\); .*: ogr2ogr area.gpkg '.*area.gpkg' LAYER$"
+    ):
+        describe(SceneSpec("a", (str(path),), aoi=str(file)))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
