@@ -18,6 +18,8 @@ from geounet.raster.windows import Windows
 from geounet.types import Rect
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 
@@ -92,13 +94,21 @@ class Layer:
             for position, band in self.bands
             if wanted or fill is not None or declares(band) or np.dtype(band.dtype).kind == "f"
         ]
-        outer, cut = rect, (slice(None), slice(None))
-        around = fill is not None and self.lossy and all(b.dtype == "uint8" for _, b in self.bands)
-        if around:
-            halo = validity.LOSSY_HALO
-            wide = Rect(rect.y0 - halo, rect.x0 - halo, rect.y1 + halo, rect.x1 + halo)
-            outer = wide.intersection(Rect(0, 0, *self.shape))
-            cut = rect.slices_in(outer)
+        missing = {band.index: band.nodata for _, band in needed if band.nodata is not None and declares(band)}
+        possible = {index: nodata for index, nodata in missing.items() if not validity.impossible(nodata)}
+        # Compression leaves no value as it is; in 8 bits it is known by how much, and how large fill is at least.
+        around = bool(fill is not None or possible) and self.lossy and all(b.dtype == "uint8" for _, b in self.bands)
+        halo = validity.LOSSY_HALO if around else 0
+        wide = Rect(rect.y0 - halo, rect.x0 - halo, rect.y1 + halo, rect.x1 + halo)
+        outer = wide.intersection(Rect(0, 0, *self.shape))
+        cut = rect.slices_in(outer)
+
+        def all_hold(planes: Sequence[Any], values: Sequence[float]) -> NDArray[np.bool_]:
+            if not around:
+                return validity.everywhere(planes, values)
+            beyond = ((outer.y0 - wide.y0, wide.y1 - outer.y1), (outer.x0 - wide.x0, wide.x1 - outer.x1))
+            return validity.filled_lossy(planes, values, beyond)
+
         indexes = sorted({band.index for _, band in needed})
         if self.alpha is not None:
             indexes.append(self.alpha)
@@ -110,32 +120,23 @@ class Layer:
         }
         filled: NDArray[np.bool_] | None = None
         if fill is not None:
-            planes, values = list(colours.values()), [fill[p] for p in colours]
-            if around:
-                beyond = ((outer.y0 - wide.y0, wide.y1 - outer.y1), (outer.x0 - wide.x0, wide.x1 - outer.x1))
-                filled = validity.filled_lossy(planes, values, beyond)
-            else:
-                filled = validity.everywhere(planes, values)
+            filled = all_hold(list(colours.values()), [fill[p] for p in colours])
         good: NDArray[np.bool_] | None = None
         for index in self.mask:
             good = both(good, self._window(rect, [index], masks=True) != 0)
         if self.alpha is not None:
-            good = both(good, stored[self.alpha][cut] != 0)
-        blanks = []
+            alpha = stored[self.alpha][cut]
+            good = both(good, alpha > (validity.LOSSY_OPAQUE if self.lossy and alpha.dtype == np.uint8 else 0))
         for _, band in needed:
             plane = stored[band.index][cut]
             if plane.dtype.kind == "f":
                 good = both(good, validity.finite(plane))
-            if not declares(band) or band.nodata is None:
-                continue
-            if validity.impossible(band.nodata):
-                good = both(good, ~validity.equals(plane, band.nodata))
-            else:
-                blanks.append((plane, band.nodata))
+            if band.index in missing and band.index not in possible:
+                good = both(good, ~validity.equals(plane, missing[band.index]))
         return Pixels(
             raw={position: plane[cut] for position, plane in colours.items()},
             good=good,
-            blank=validity.everywhere(*zip(*blanks, strict=True)) if blanks else None,
+            blank=all_hold([stored[index] for index in possible], list(possible.values())) if possible else None,
             filled=filled,
         )
 

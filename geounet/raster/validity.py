@@ -24,6 +24,9 @@ LOSSY_SQUARE = 8
 LOSSY_HALO = LOSSY_SQUARE - 1
 """Pixels around a window that `filled_lossy` needs."""
 
+LOSSY_OPAQUE = 127
+"""Alpha above it is opaque in lossy files, where that of transparent pixels is seldom 0."""
+
 _EXACT = 2**24
 """Integers below it have no rounding in float32."""
 

@@ -11,6 +11,7 @@ from rasterio import Affine
 
 from geounet.errors import SceneError
 from geounet.raster import validity
+from geounet.raster.env import open_quietly
 from geounet.raster.scene import SceneSpec, describe
 from geounet.types import Rect
 from tests.support.rasters import NORTH_UP, UTM, noise, scene, write
@@ -161,25 +162,25 @@ def test_fill_is_exact_in_lossless_files(tmp_path):
         describe(SceneSpec("a", (str(path),), nodata=(0, 0)))
 
 
-@pytest.fixture
-def jpeg(tmp_path):
-    """A scene with a white corner, a white hole, bright noise and single white pixels, compressed with loss."""
+def jpeg(path, **how):
+    """Write a white corner, a white hole, bright noise and single white pixels, compressed with loss."""
     array = noise(3, 200, 240, 60, 200)
     array[:, :50, :70] = 255
     array[:, 120:150, 100:160] = 255
     array[:, 180, 10:230:20] = 255
-    return array, write(
-        tmp_path / "a.tif", array, compress="jpeg", photometric="ycbcr", tiled=True, blockxsize=64, blockysize=64
-    )
+    tiles = {"tiled": True, "blockxsize": 64, "blockysize": 64}
+    return write(path, array, compress="jpeg", photometric="ycbcr", **tiles, **how)
 
 
-def test_fill_in_lossy_files_is_found_and_bright_pixels_are_kept(jpeg):
-    array, path = jpeg
-    truth = np.zeros(array.shape[1:], dtype=bool)
+@pytest.mark.parametrize("declared", [False, True])
+def test_fill_in_lossy_files_is_found_and_bright_pixels_are_kept(tmp_path, declared):
+    path = jpeg(tmp_path / "a.tif", nodata=255 if declared else None)
+    truth = np.zeros((200, 240), dtype=bool)
     truth[:50, :70] = True
     truth[120:150, 100:160] = True
-    with scene(path, nodata=(255,)) as opened:
+    with scene(path, nodata=None if declared else (255,)) as opened:
         filled = ~read(opened)[1]
+        assert opened.info.validity == ("nodata" if declared else "fill",)
     inner = np.zeros_like(truth)
     inner[:40, :60] = True
     inner[130:142, 114:146] = True
@@ -187,16 +188,50 @@ def test_fill_in_lossy_files_is_found_and_bright_pixels_are_kept(jpeg):
     assert not filled[~truth].any()
 
 
-@given(st.integers(0, 199), st.integers(0, 239), st.integers(1, 200), st.integers(1, 240))
-def test_lossy_fill_does_not_depend_on_the_window(tmp_path_factory, y, x, rows, cols):
-    if not hasattr(test_lossy_fill_does_not_depend_on_the_window, "opened"):
-        array = noise(3, 200, 240, 60, 200)
-        array[:, :50, :70] = 255
-        array[:, 120:150, 100:160] = 255
-        path = write(tmp_path_factory.mktemp("lossy") / "a.tif", array, compress="jpeg", photometric="ycbcr")
-        opened = scene(path, nodata=(255,))
-        test_lossy_fill_does_not_depend_on_the_window.opened = opened, read(opened)
-    opened, (values, valid) = test_lossy_fill_does_not_depend_on_the_window.opened
+def test_nodata_in_lossy_files_has_no_specks(tmp_path, monkeypatch):
+    # What compression makes of white: a roof with single pixels of 255, a border of 251 to 255.
+    array = noise(3, 64, 64, 60, 200)
+    array[:, 40:60, 40:60] = np.where(noise(1, 20, 20, 0, 12) == 0, 255, 240)
+    array[:, :16] = noise(3, 16, 64, 251, 256)
+    path = write(tmp_path / "a.tif", array, nodata=255)
+    with scene(path) as opened:
+        np.testing.assert_array_equal(read(opened)[1], ~(array == 255).all(axis=0))
+    monkeypatch.setattr("geounet.raster.layer.lossy", lambda _: True)
+    with scene(path) as opened:
+        valid = read(opened)[1]
+    assert not valid[:16].any()
+    assert valid[16:].all()
+
+
+def test_alpha_of_lossy_files_need_not_be_zero(tmp_path):
+    array = noise(4, 64, 64)
+    array[3] = 255
+    array[3, :30, :37] = 0
+    expected = array[3] > 0
+    path = write(
+        tmp_path / "a.tif", array, compress="jpeg", photometric="rgb", interleave="band", alpha="yes", jpeg_quality=75
+    )
+    with scene(path) as opened, open_quietly(path) as raster:
+        transparent = raster.read(4)[~expected]
+        assert len(np.unique(transparent)) > 1, "compression moved some"
+        np.testing.assert_array_equal(read(opened)[1], expected)
+    array[3, 40:, 40:] = 1  # without loss, half transparent is valid
+    with scene(write(tmp_path / "b.tif", array, compress="deflate", photometric="rgb", alpha="yes")) as opened:
+        np.testing.assert_array_equal(read(opened)[1], expected)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["fill", "nodata"])
+def lossy(request, tmp_path_factory):
+    """A scene of lossy fill, and what it is as a whole."""
+    declared = request.param
+    path = jpeg(tmp_path_factory.mktemp("lossy") / "a.tif", nodata=255 if declared else None)
+    with scene(path, nodata=None if declared else (255,)) as opened:
+        yield opened, read(opened)
+
+
+@given(y=st.integers(0, 199), x=st.integers(0, 239), rows=st.integers(1, 200), cols=st.integers(1, 240))
+def test_lossy_fill_does_not_depend_on_the_window(lossy, y, x, rows, cols):
+    opened, (values, valid) = lossy
     rect = Rect(y, x, min(y + rows, 200), min(x + cols, 240))
     part, known = opened.read(rect)
     np.testing.assert_array_equal(known, valid[rect.y0 : rect.y1, rect.x0 : rect.x1])
