@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+_PATCH = 64
+_MOST_LEVELS = 16
+"""Values between transparent and opaque that soft edges have, in a few places; imagery has more."""
+
 
 @dataclass(frozen=True)
 class Pixels:
@@ -62,6 +66,28 @@ class Layer:
         """Return the position among the chosen bands and the colour interpretation of each band."""
         every = [str(colour.name) for colour in self.raster.colorinterp]
         return [(p, every[b.index - 1] if b.colour is None else b.name.lower()) for p, b in self.bands]
+
+    @property
+    def transparent(self) -> int:
+        """The largest value of alpha that makes a pixel invalid."""
+        eight = self.alpha is not None and self.raster.dtypes[self.alpha - 1] == "uint8"
+        return validity.LOSSY_OPAQUE if self.lossy and eight else 0
+
+    def alpha_measures(self) -> bool:
+        """Whether the alpha band looks like a measurement: in five places, as many values as imagery has."""
+        if self.alpha is None:
+            return False
+        found = []
+        for down, across in ((1, 1), (1, 3), (2, 2), (3, 1), (3, 3)):
+            y, x = (
+                max(0, side * part // 4 - _PATCH // 2) for side, part in zip(self.shape, (down, across), strict=True)
+            )
+            patch = Rect(y, x, y + _PATCH, x + _PATCH).intersection(Rect(0, 0, *self.shape))
+            found.append(self._window(patch, [self.alpha])[0].ravel())
+        values = np.concatenate(found)
+        values = values[values != 0]
+        between = values[values != values.max(initial=0)]
+        return len(np.unique(between)) > _MOST_LEVELS and 2 * len(between) > len(values)
 
     @cached_property
     def _fixed(self) -> Windows | None:
@@ -125,8 +151,7 @@ class Layer:
         for index in self.mask:
             good = both(good, self._window(rect, [index], masks=True) != 0)
         if self.alpha is not None:
-            alpha = stored[self.alpha][cut]
-            good = both(good, alpha > (validity.LOSSY_OPAQUE if self.lossy and alpha.dtype == np.uint8 else 0))
+            good = both(good, stored[self.alpha][cut] > self.transparent)
         for _, band in needed:
             plane = stored[band.index][cut]
             if plane.dtype.kind == "f":

@@ -293,12 +293,26 @@ class Scene:
             if raster.driver in _SEQUENTIAL and raster.width * raster.height > _SEQUENTIAL_PIXELS:
                 found.append(f"{Path(raster.name).name}: {raster.driver} is decoded from its start for every block; "
                              "gdal_translate -of COG makes it fast")  # fmt: skip
+            elif self._measures(layer):
+                upto = f"up to {layer.transparent}" if layer.transparent else "0"
+                found.append(
+                    f"{Path(raster.name).name}: band {layer.alpha} is tagged as alpha, but looks like imagery: "
+                    f"where it is {upto}, pixels are nodata; if it is none, say so: "
+                    f"gdal_edit.py -colorinterp_{layer.alpha} undefined"
+                )
             for _, band in layer.bands:
                 if band.nodata is not None and not validity.occurs(band.nodata, band.dtype):
                     found.append(f"{band.name}: its nodata value {band.nodata:g} cannot occur in {band.dtype}")
         if self._area is not None and not self._area.named_crs:
             found.append(f"{self.spec.aoi}: has no CRS, taken to be in the scene's")
         return found
+
+    def _measures(self, layer: Layer) -> bool:
+        try:
+            with rasterio.Env(**gdal_env(self._cache_mb)):
+                return layer.alpha_measures()
+        except SceneError:  # told by who reads the pixels
+            return False
 
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()

@@ -111,6 +111,28 @@ def test_alpha_is_left_out_unless_asked_for(tmp_path):
     np.testing.assert_array_equal(values, array)
 
 
+@pytest.mark.parametrize(("how", "upto"), [({}, "0"), ({"compress": "jpeg"}, "up to 127")])
+def test_imagery_that_is_tagged_as_alpha_is_told(tmp_path, how, upto):
+    # Four bands of uint8 are red, green, blue and alpha to rasterio, unless they are told otherwise.
+    array = noise(4, 300, 300, 0)
+    path = write(tmp_path / "a.tif", array, **how)
+    (warning,) = describe(SceneSpec("a", (str(path),))).warnings
+    assert warning.startswith("a.tif: band 4 is tagged as alpha, but looks like imagery")
+    assert f"where it is {upto}, pixels are nodata; " in warning
+    assert warning.endswith("gdal_edit.py -colorinterp_4 undefined")
+    assert describe(SceneSpec("a", (str(path),), bands=(1, 2, 3, 4))).warnings == ()
+
+
+@pytest.mark.parametrize("share", [0, 0.3, 1])
+def test_alpha_with_soft_edges_is_alpha(tmp_path, share):
+    array = noise(4, 300, 300)
+    array[3] = np.clip(np.add.outer(np.arange(300), np.arange(300)) * 12 - 3000 * share, 0, 255)
+    if share == 1:
+        array[3] = 0
+    path = write(tmp_path / "a.tif", array)
+    assert describe(SceneSpec("a", (str(path),))).warnings == ()
+
+
 def test_bands_by_number_name_and_colour(tmp_path):
     array = noise(4, 9, 9)
     path = write(
