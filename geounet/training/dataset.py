@@ -21,6 +21,7 @@ from geounet.labels.frames import Frame
 from geounet.labels.layers import expand, files_of
 from geounet.labels.values import describe as describe_label
 from geounet.labels.values import value_of
+from geounet.raster.resample import SQUARE
 from geounet.raster.scene import SceneSpec, describe
 from geounet.training.augment import Ranges
 from geounet.training.places import MOST_PIXELS, Cells, Places, on_side, survey
@@ -279,7 +280,7 @@ def _name(path: Path, root: Path) -> str:
 
 
 def _zoom(job: TrainJob, frame: Frame) -> tuple[float, float]:
-    """Return the scene's pixels per pixel of the model."""
+    """Return the scene's pixels per pixel of the model, down and across."""
     if job.gsd is None:
         return 1.0, 1.0
     metres = frame.metres()
@@ -288,7 +289,10 @@ def _zoom(job: TrainJob, frame: Frame) -> tuple[float, float]:
             f"{frame.name}: its ground sample distance is unknown, so it cannot be brought to {job.gsd:g} m; give "
             "`gsd` beside `scenes`, or leave out the job's `gsd`"
         )
-    # the same for both axes, as prediction resamples; a hair's difference is not worth a resampling
+    across, down = metres
+    if max(across / down, down / across) > 1 + SQUARE:  # square on the ground, as prediction resamples
+        return job.gsd / down, job.gsd / across
+    # a hair's difference is not worth a resampling
     zoom = job.gsd / frame.gsd
     return (1.0, 1.0) if abs(zoom - 1) < 1e-3 else (zoom, zoom)
 

@@ -134,6 +134,19 @@ def test_values_of_scaled_scenes_are_the_scaled_ones(tmp_path: Path, dtype: str,
     assert (kept.train.batch(0).images == disk.train.batch(0).images).all()
 
 
+def test_pixels_that_are_not_square_are_trained_square(tmp_path: Path) -> None:
+    step = 0.4 * 2**0.5 / 111_400  # at 60° N, where a pixel is half as wide as high
+    for name, degrees in (("wide", 60.0), ("square", 0.0)):
+        place = {"transform": Affine(step, 0, 10, 0, -step, degrees), "crs": "EPSG:4326"}
+        write(tmp_path / f"{name}.tif", noise(3, *SHAPE), **place)
+        write(tmp_path / f"{name}_labels.tif", halves(), nodata=255, **place)
+    data = {"scenes": ["wide.tif", "square.tif"], "labels": [{"files": "*_labels.tif"}]}
+    zooms = [source.zoom for source in load_data(job(tmp_path, data, gsd=0.3)).train._scenes.sources]
+    assert zooms[0] == pytest.approx((0.3 / 0.566, 0.3 / 0.283), rel=0.01)
+    assert zooms[1] == pytest.approx((0.3 / 0.566,) * 2, rel=0.01)
+    assert zooms[1][0] == zooms[1][1]
+
+
 def test_patches_of_labels_in_a_large_scene_are_found(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # as if it were large: one group of cells of each scene may be looked at
     monkeypatch.setattr(places, "CELL", 4)
