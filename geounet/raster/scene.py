@@ -323,12 +323,15 @@ class Scene:
             about.append([list(b.__dict__.values()) for _, b in layer.bands])
             about.append([raster.driver, *layer.shape, list(layer.mask), layer.alpha, *raster.transform[:6]])
             for path in content_files(raster):
-                stat = path.stat()
-                about.append([path.name, stat.st_size, stat.st_mtime_ns])
-                with path.open("rb") as file:
-                    digest.update(file.read(_HEADER))
-                    file.seek(max(0, stat.st_size - _HEADER))
-                    digest.update(file.read(_HEADER))
+                try:
+                    stat = path.stat()
+                    about.append([path.name, stat.st_size, stat.st_mtime_ns])
+                    with path.open("rb") as file:
+                        digest.update(file.read(_HEADER))
+                        file.seek(max(0, stat.st_size - _HEADER))
+                        digest.update(file.read(_HEADER))
+                except OSError as error:
+                    raise SceneError(f"{path}: cannot be read: {error.strerror or error}") from None
         about += [self._crs_wkt, self._area.fingerprint if self._area is not None else None]
         digest.update(json.dumps(about).encode())
         return digest.hexdigest()

@@ -56,22 +56,57 @@ def _check_vrt(path: Path, depth: int) -> None:
     """Refuse a virtual raster that reads anything but local files."""
     if depth > _MAX_NESTING:
         raise SceneError(f"{path}: virtual rasters nested more than {_MAX_NESTING} deep")
-    text = path.read_text(encoding="utf-8", errors="replace")
-    for attributes, name in _SOURCE.findall(text):
-        name = unescape(name.strip())
+    try:
+        sources = _sources(path)
+    except OSError as error:
+        raise SceneError(f"{path}: cannot be read: {error.strerror or error}") from None
+    for name, source in sources:
         if _REMOTE.match(name):
             raise SceneError(f"{path}: reads {name}, which is not a local file; copy its sources to this machine first")
         if _SUBDATASET.match(name):
             continue
-        # Relative to the file itself, not to a link to it.
-        relative = re.search(r"relativeToVRT\s*=\s*[\"']1", attributes)
-        source = path.resolve().parent / name if relative else Path(name)
-        if not source.is_file():
-            raise SceneError(f"{path}: its source {name} does not exist")
-        with source.open("rb") as raw:
-            nested = b"<VRTDataset" in raw.read(4096)
+        try:
+            if not source.is_file():
+                raise SceneError(f"{path}: its source {name} does not exist")
+            nested = _is_vrt(source)
+        except OSError as error:
+            raise SceneError(f"{path}: its source {name} cannot be read: {error.strerror or error}") from None
         if nested:
             _check_vrt(source, depth + 1)
+
+
+def _is_vrt(path: Path) -> bool:
+    with path.open("rb") as raw:
+        return b"<VRTDataset" in raw.read(4096)
+
+
+def _sources(path: Path) -> list[tuple[str, Path]]:
+    """Return the names in a virtual raster of what it reads, and where these lie if they are files."""
+    found = []
+    for attributes, name in _SOURCE.findall(path.read_text(encoding="utf-8", errors="replace")):
+        name = unescape(name.strip())
+        # Relative to the file itself, not to a link to it.
+        relative = re.search(r"relativeToVRT\s*=\s*[\"']1", attributes)
+        found.append((name, path.resolve().parent / name if relative else Path(name)))
+    return found
+
+
+def virtual_sources(file: str) -> list[str]:
+    """Return the files that a virtual raster (`.vrt`) reads, and those that its sources read; what is there of them.
+
+    None of another file: its head is not looked at.
+    """
+    found: dict[str, None] = {}
+    todo = [Path(file)] if file.lower().endswith(".vrt") else []
+    while todo:
+        try:
+            path = todo.pop()
+            sources = [str(source) for _, source in _sources(path)] if _is_vrt(path) else []
+        except OSError:
+            continue
+        todo += [Path(source) for source in dict.fromkeys(sources) if source not in found]
+        found |= dict.fromkeys(sources)
+    return list(found)
 
 
 def open_source(file: str) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from geounet.errors import SceneError
 from geounet.raster import source
 from geounet.raster.env import open_quietly
 from geounet.raster.scene import SceneSpec, describe, open_scene
+from geounet.raster.source import virtual_sources
 from geounet.types import Rect
 from tests.support.rasters import noise, write
 
@@ -180,8 +183,32 @@ def test_virtual_rasters_read_local_files_only(tmp_path):
         hidden = vrt(tmp_path / "hidden.vrt", [("remote.vrt", True)])
         with pytest.raises(SceneError, match="not a local file"):
             describe(SceneSpec("x", (str(hidden),)))
+    assert virtual_sources(str(outer)) == [str(inner), str(tmp_path / "a&b.tif")]
+    assert virtual_sources(str(tmp_path / "a&b.tif")) == virtual_sources(str(tmp_path / "none.vrt")) == []
     loop = vrt(tmp_path / "loop.vrt", [("loop.vrt", True)])
     refused(loop, "nested more than")
+
+
+def test_a_source_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    write(tmp_path / "a.tif", noise(1, 5, 5))
+    path = vrt(tmp_path / "a.vrt", [("a.tif", True)])
+    original = Path.open
+
+    def denied(self, *args, **options):
+        if self.name == "a.tif":
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return original(self, *args, **options)
+
+    monkeypatch.setattr(Path, "open", denied)
+    refused(path, r"a\.vrt: its source a\.tif cannot be read: Permission denied")
+    assert virtual_sources(str(path)) == [str(tmp_path / "a.tif")]
+
+
+def test_storage_that_fails_later_on_is_named(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.tif", noise(1, 5, 5))
+    monkeypatch.setattr("geounet.raster.scene.content_files", lambda _: [tmp_path / "gone.tif"])
+    with pytest.raises(SceneError, match=r"gone\.tif: cannot be read: No such file"):
+        describe(SceneSpec("x", (str(path),)))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
