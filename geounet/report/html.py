@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -184,14 +185,18 @@ def _scene(scene: Mapping[str, Any], out: Path, budget: int) -> dict[str, Any]:
     }
 
 
-def _found(path: Path, *bases: Path, kind: Callable[[Path], bool] = Path.is_file) -> Path:
+def _is_file(path: Path) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113 - False where one may not look
+
+
+def _found(path: Path, *bases: Path, kind: Callable[[Path], bool] = _is_file) -> Path:
     """Return `path` below the first of `bases` where it is, or below the first base where it is nowhere."""
     return next((base / path for base in bases if kind(base / path)), bases[0] / path)
 
 
 def _preview(path: Path, out: Path, budget: int) -> tuple[str | None, str | None]:
     """Return the preview as a data URL (none where it is missing or the budget is used up) and a link to the file."""
-    if not path.is_file():
+    if not _is_file(path):
         return None, None
     link = _href(path, out)
     try:
@@ -257,7 +262,7 @@ def _areas(scene: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _file(key: str, path: Path, out: Path) -> dict[str, str]:
-    exists = path.is_file()
+    exists = _is_file(path)
     return {
         "label": _FILES.get(key, key),
         "name": path.name,
