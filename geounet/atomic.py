@@ -30,6 +30,25 @@ def make_folder(folder: Path) -> None:
         raise GeounetError(f"{folder}: cannot be written ({reason}); choose another output folder") from None
 
 
+def check_writable(folder: Path) -> None:
+    """See whether files can be written to a folder, or where it would be made; nothing stays there.
+
+    Raises
+    ------
+    GeounetError
+        If not.
+    """
+    there = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), folder)
+    probe = there / f".{uuid.uuid4().hex}.tmp"
+    try:
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise GeounetError(
+            f"{there}: cannot be written ({error.strerror}); let this user write there, or choose another output folder"
+        ) from error
+
+
 def temporary_beside(path: Path) -> Path:
     """Return an unused name in the same folder; unique across processes and machines that share the storage."""
     return path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp{path.suffix}")

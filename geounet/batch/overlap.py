@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from typing import Any, NamedTuple
 
+from geounet.batch.blame import own_fault
 from geounet.batch.tally import Tally
 from geounet.engine.cluster import Layout
 from geounet.engine.drawing import FEW_CELLS, cells
@@ -129,7 +130,11 @@ def _small(scene: Sequence[SceneRun]) -> bool:
 
 
 def run_all(
-    runs: Sequence[SceneRun], pool: Pool | InlinePool, layout: Layout | None, progress: Progress
+    runs: Sequence[SceneRun],
+    pool: Pool | InlinePool,
+    layout: Layout | None,
+    progress: Progress,
+    begun: Callable[[SceneRun], None] | None = None,
 ) -> Generator[tuple[SceneRun, dict[str, Any] | GeounetError]]:
     """Run scenes; yield each in order with its manifest, or with what went wrong in it alone.
 
@@ -141,11 +146,14 @@ def run_all(
         The cluster. Tasks of an earlier scene go first.
     progress
         Told what happens in all scenes together.
+    begun
+        Called with each scene and model before anything is done for it, in a thread of its own.
 
     Raises
     ------
     GeounetError
-        If the cluster is lost, a model cannot be used, or the job is wrong.
+        If the cluster is lost, a model cannot be used, the job is wrong, the disk is full, or the output or work
+        folder cannot be written any more.
     """
     scenes = [list(group) for _, group in groupby(runs, key=lambda run: run.spec.name)]
     tally = Tally(progress, len(scenes))
@@ -157,17 +165,20 @@ def run_all(
             run.planned = lambda blocks, of=scene: flight.planned(of, blocks)  # type: ignore[misc]
 
     def reach(scene: list[SceneRun]) -> _Reached:
+        if begun is not None:
+            for run in scene:
+                begun(run)
         inferred = _infer(scene)
         flight.inferred(scene)
         if len(scenes) == 1 or not all(map(_quick, inferred)):
             return _Reached(inferred, None)
         if flight.coming and any(not isinstance(made, GeounetError) and made.plan.layers for made in inferred):
             pool.help()
-        drawn = [_tried(run.draw, made, aside=True) for run, made in zip(scene, inferred, strict=True)]
+        drawn = [_tried(run, run.draw, made, aside=True) for run, made in zip(scene, inferred, strict=True)]
         return _Reached(inferred, drawn)
 
     def publish(scene: list[SceneRun], drawn: Sequence[Drawn | GeounetError]) -> Results:
-        results = [(run, _tried(run.publish, made)) for run, made in zip(scene, drawn, strict=True)]
+        results = [(run, _tried(run, run.publish, made)) for run, made in zip(scene, drawn, strict=True)]
         tally.scene_done()
         flight.ended(scene)
         return results
@@ -182,7 +193,7 @@ def run_all(
             for scene in scenes:
                 inferred, drawn = reached.popleft().result()
                 if drawn is None:
-                    drawn = [_tried(run.draw, made) for run, made in zip(scene, inferred, strict=True)]
+                    drawn = [_tried(run, run.draw, made) for run, made in zip(scene, inferred, strict=True)]
                 publishing.append(publisher.submit(publish, scene, drawn))
                 # The next scene has begun when no more than one before it is left to publish.
                 while publishing and (publishing[0].done() or len(publishing) == IN_FLIGHT):
@@ -209,15 +220,15 @@ def _quick(made: Inferred | GeounetError) -> bool:
 def _infer(scene: Sequence[SceneRun]) -> list[Inferred | GeounetError]:
     """Infer a scene with its models; return what each led to."""
     if len(scene) > 1:
-        infer_all(scene)
+        _tried(scene[0], infer_all, scene)  # the run whose block fails there tries again, and tells
     ended: list[Inferred | GeounetError] = []
     for run in scene:
         logger.info("%s: starting with %s", run.spec.name, run.bundle.card.name)
-        ended.append(_tried(run.infer))
+        ended.append(_tried(run, run.infer))
     return ended
 
 
-def _tried(step: Callable[..., Any], *before: Any, **more: Any) -> Any:
+def _tried(run: SceneRun, step: Callable[..., Any], *before: Any, **more: Any) -> Any:
     """Return what a step makes of the one before; what went wrong in this scene alone is handed on."""
     if before and isinstance(before[0], GeounetError):
         return before[0]
@@ -225,5 +236,5 @@ def _tried(step: Callable[..., Any], *before: Any, **more: Any) -> Any:
         return step(*before, **more)
     except STOPPING:
         raise
-    except GeounetError as error:
-        return error
+    except Exception as error:
+        return own_fault(error, run)

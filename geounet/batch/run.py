@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 import time
 from concurrent.futures import Future
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,6 +19,8 @@ from typing import Any
 from geounet.atomic import write_text
 from geounet.batch import mosaic
 from geounet.batch.attempts import Attempts, settled
+from geounet.batch.blame import own_fault
+from geounet.batch.files import Files
 from geounet.batch.lock import HIDDEN, locked_output
 from geounet.batch.overlap import run_all
 from geounet.batch.scenes import find_scenes
@@ -157,9 +161,10 @@ def run(job: Job, client: Any = None, progress: Progress | None = None, *, round
     started, clock = datetime.now(UTC), time.monotonic()
     progress = progress or Silent()
     specs = find_scenes(job, some=rounds is None)
+    files = Files()
     waiting: list[SceneSpec] = []
     if rounds is not None:
-        waiting = [spec for spec in specs if not settled(spec, rounds.settle_s)]
+        waiting = [spec for spec in specs if not settled(spec, rounds.settle_s, files)]
         specs = [spec for spec in specs if spec not in waiting]
     for spec in waiting:
         logger.info("%s: is being written; left for the next time", spec.files[0])
@@ -171,7 +176,7 @@ def run(job: Job, client: Any = None, progress: Progress | None = None, *, round
         last = (before or {}).get("mosaics", [])
         mosaic.check(job, [run.bundle.card.name for run in runs], last)
         cluster = _Cluster(job, client, stack, vectors=any(map(_vectorised, runs)))
-        if not all((scene.folder / "manifest.json").exists() for scene in runs):
+        if not all(map(_looks_done, runs)):
             cluster.start()
         entries: dict[int, dict[str, Any]] = {}
         todo: list[tuple[int, SceneRun]] = []
@@ -181,10 +186,11 @@ def run(job: Job, client: Any = None, progress: Progress | None = None, *, round
                 done = scene.finished(mend=rounds is None)
             except JobError:
                 raise
-            except GeounetError as error:
-                entries[index] = _failed(scene, error if left is None else GeounetError(left))
+            except Exception as error:
+                failure = own_fault(error, scene)
+                entries[index] = _failed(scene, failure if left is None else GeounetError(left))
                 if attempts is not None and left is None:
-                    attempts.ended(scene, str(error))
+                    attempts.ended(scene, str(failure))
                 continue
             if done is None and left is not None:
                 entries[index] = _failed(scene, GeounetError(left))
@@ -200,12 +206,15 @@ def run(job: Job, client: Any = None, progress: Progress | None = None, *, round
             first.ahead = Ahead(first.describe, vectors=_vectorised(first))
             stack.callback(first.ahead.end)
             places = {id(scene): index for index, scene in todo}
-            with closing(run_all([scene for _, scene in todo], pool, layout, progress)) as results:
-                for scene, ended in results:
-                    entry = _failed(scene, ended) if isinstance(ended, GeounetError) else _entry(scene, ended)
-                    entries[places[id(scene)]] = entry
-                    if attempts is not None:
-                        attempts.ended(scene, entry["error"])
+            begun = None if attempts is None else attempts.begun
+            with nullcontext() if attempts is None else attempts:
+                for together in _apart([scene for _, scene in todo], attempts):
+                    with closing(run_all(together, pool, layout, progress, begun)) as results:
+                        for scene, ended in results:
+                            entry = _failed(scene, ended) if isinstance(ended, GeounetError) else _entry(scene, ended)
+                            entries[places[id(scene)]] = entry
+                            if attempts is not None:
+                                attempts.ended(scene, entry["error"])
         ordered = [entries[index] for index in range(len(runs))]
         made = mosaic.mosaics(job, runs, ordered, last, work_folder(job), cluster.pool, progress)
         exit_code = _exit_code(ordered)
@@ -228,6 +237,10 @@ def run(job: Job, client: Any = None, progress: Progress | None = None, *, round
         if fresh or _wanting(manifest) or before is None or _told(before) != _told(manifest):
             _write(out, manifest)
     return RunResult(exit_code, manifest, out)
+
+
+def _looks_done(scene: SceneRun) -> bool:
+    return os.path.exists(scene.folder / "manifest.json")  # noqa: PTH110 - False where one may not look
 
 
 def _vectorised(scene: SceneRun) -> bool:
@@ -282,6 +295,18 @@ class _Cluster:
         if self._starting.exception() is not None:
             return None  # told by `get`, or something else went wrong before
         return self._context.__exit__(kind, error, trace)
+
+
+def _apart(todo: list[SceneRun], attempts: Attempts | None) -> list[list[SceneRun]]:
+    """Return what is run at a time: all scenes, then each by itself at which a run was killed, so that others are done.
+
+    One that was only beside the culprit then is not blamed again.
+    """
+    scenes = [list(group) for _, group in groupby(todo, key=lambda scene: scene.spec.name)]
+    suspect = [attempts is not None and any(map(attempts.killed, scene)) for scene in scenes]
+    others = [run for scene, alone in zip(scenes, suspect, strict=True) if not alone for run in scene]
+    apart = [scene for scene, alone in zip(scenes, suspect, strict=True) if alone]
+    return [others, *apart] if others else apart
 
 
 def _entry(scene: SceneRun, manifest: dict[str, Any]) -> dict[str, Any]:

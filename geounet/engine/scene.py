@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geounet.atomic import check_writable
 from geounet.config.job import Job, Vector
 from geounet.config.layers import WITHOUT_METRES, metres_asked, resolve_layers
 from geounet.engine.cluster import Layout
@@ -229,6 +230,8 @@ class SceneRun:
     def prepare(self, *, dry: bool = False, workers: int | None = None) -> tuple[Plan, Ledger]:
         """Resolve the job for this scene for a number of workers (None: those there are); `dry` leaves no record."""
         spec, info = self.describe()
+        if not dry:
+            check_writable(self.folder)  # now, and not after hours of work
         shape, ratio = choose_grid(info, self.bundle.card, self.job)
         key = pixel_key(self.job, self.bundle, info, spec)
         ledger = Ledger(self.work, self._name(), key)
@@ -295,11 +298,8 @@ class SceneRun:
         device = job.predict.device
         if not dry and device.startswith("cuda") and self.layout is not None and self.layout.devices:
             device = "cuda"  # the worker of a local cluster sees the one that was asked for, and no other
-        answer = self._answer(
-            "probe",
-            probe,
-            (str(bundle.folder), bundle.sha256, device, job.predict.precision),
-        )
+        asked = str(bundle.folder), bundle.sha256, device, job.predict.precision
+        answer = self._answer("probe", probe, asked)
         tile, overlap, side = resolve_tiling(shape, bundle.card, job, int(answer["multiple"]), workers, threads)
         batch = job.predict.batch
         if batch == "auto":

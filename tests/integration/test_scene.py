@@ -8,6 +8,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -16,8 +17,8 @@ from rasterio import Affine
 from rasterio.enums import ColorInterp
 
 from geounet.batch.overlap import run_all
+from geounet.batch.run import Rounds, scene_runs
 from geounet.batch.run import run as run_job
-from geounet.batch.run import scene_runs
 from geounet.batch.status import clean, read_status
 from geounet.config.card import Scaling
 from geounet.config.job import Job
@@ -370,6 +371,23 @@ def test_interrupted_parts_are_shown_and_cleaned(scene: Path, bundle: Bundle, tm
     assert read_status(tmp_path)["scenes"] == []
     with pytest.raises(GeounetError, match="no output folder"):
         read_status(tmp_path / "nowhere")
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(scene: Path, bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "place").touch()  # which no folder can be made over, whoever runs this
+    job = job_of(scene, bundle, tmp_path, "vector=none")
+    (one,) = scene_runs(job)
+    one.pool = MagicMock()
+    with pytest.raises(GeounetError, match=r"place: cannot be written \(Not a directory\); let this user write there"):
+        one.run()
+    one.pool.run.assert_not_called()
+    result = run_job(job, client=MagicMock(), rounds=Rounds(settle_s=0))
+    assert (result.exit_code, [s["state"] for s in result.scenes]) == (1, ["failed"])
+    assert json.loads((tmp_path / ".geounet" / "attempts.json").read_text())["place/small"]["tries"] == 1
+    assert (tmp_path / "report.html").exists()
+    (tmp_path / "place").unlink()
+    one.pool = InlinePool()
+    assert one.run()["state"] == "done"
 
 
 def test_parts_of_another_input_are_not_used(scene: Path, bundle: Bundle, tmp_path: Path) -> None:

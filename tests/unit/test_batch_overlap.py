@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +16,7 @@ from geounet.batch.overlap import IN_FLIGHT, SMALL_PIXELS, most_in_flight, run_a
 from geounet.batch.tally import Tally
 from geounet.engine.gate import Gate
 from geounet.engine.pool import InlinePool
-from geounet.errors import ClusterError, GeounetError, SceneError
+from geounet.errors import ClusterError, GeounetError, SceneError, VectorError
 from geounet.types import Silent
 
 PATIENCE = 20.0
@@ -33,7 +36,7 @@ class World:
 
 class Named:
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name, self.files = name, (f"{name}.tif",)
 
 
 class Made(str):
@@ -170,6 +173,82 @@ def test_a_scene_that_fails_stops_no_other(half: str) -> None:
     world = World()
     scenes: list[Any] = [Scene(world, name, fails=half if name == "b" else "") for name in "abc"]
     assert names(run_all(scenes, InlinePool(), None, Silent())) == ["a: a", "b: failed", "c: c"]
+
+
+def in_folder(folder: Path, scene: Any) -> Any:
+    scene.job, scene.work = SimpleNamespace(outputs=SimpleNamespace(folder=str(folder))), folder / "work"
+    scene.work.mkdir(exist_ok=True)
+    return scene
+
+
+@pytest.mark.parametrize("half", ["infer", "draw", "publish"])
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "/out/b"), r"b\.tif: /out/b: Permission denied"),
+        (OSError(errno.EIO, "Input/output error"), r"b\.tif: Input/output error"),
+        (KeyError("band"), r"b\.tif: KeyError: 'band'; this is a defect of geounet: please report it"),
+    ],
+)
+def test_what_the_machine_refuses_one_scene_stops_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, half: str, error: Exception, told: str
+) -> None:
+    world = World()
+    scenes = [in_folder(tmp_path, Scene(world, n, fails=half if n == "b" else "", error=error)) for n in "abc"]
+    ended = list(run_all(scenes, InlinePool(), None, Silent()))
+    assert names(ended) == ["a: a", "b: failed", "c: c"]
+    assert re.match(told, str(ended[1][1]))
+    assert ("Traceback" in caplog.text) == isinstance(error, KeyError), "of what nobody foresaw"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "/out/b"),
+        VectorError("b.gpkg: cannot be written (database or disk is full)"),
+    ],
+)
+def test_a_full_disk_stops_all(tmp_path: Path, error: Exception) -> None:
+    world = World()
+    scenes = [in_folder(tmp_path, Scene(world, n, fails="draw" if n == "b" else "", error=error)) for n in "abcdef"]
+    with pytest.raises(ClusterError, match=r"disk full: .*; free space and run again"):
+        list(run_all(scenes, InlinePool(), None, Silent()))
+    assert world.log == ["a"]
+    assert not world.started["e"].is_set()
+
+
+@pytest.mark.parametrize("folder", ["", "work"])
+def test_a_lost_output_folder_stops_all(tmp_path: Path, folder: str) -> None:
+    world, lost = World(), tmp_path / folder
+
+    class Loses(Scene):
+        def draw(self, inferred: str, *, aside: bool = False) -> str:
+            lost.rename(tmp_path.parent / f"{tmp_path.name}.away")
+            raise OSError(errno.ESTALE, "Stale file handle")
+
+    scenes = [in_folder(tmp_path, (Loses if n == "b" else Scene)(world, n)) for n in "abcdef"]
+    with pytest.raises(ClusterError, match=f"{lost}: is no longer there; run again"):
+        list(run_all(scenes, InlinePool(), None, Silent()))
+    assert world.log == ["a"]
+
+
+def test_the_models_of_a_scene_fail_by_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where they were to be read together."""
+
+    def fails(_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("geounet.batch.overlap.infer_all", fails)
+    world = World()
+    scenes = [in_folder(tmp_path, Scene(world, n, fails="infer" if i == 1 else "")) for i, n in enumerate("aab")]
+    assert names(run_all(scenes, InlinePool(), None, Silent())) == ["a: a", "a: failed", "b: b"]
+
+
+def test_scenes_are_told_when_they_begin() -> None:
+    world, begun = World(), []
+    scenes: list[Any] = [Scene(world, name) for name in "abc"]
+    list(run_all(scenes, InlinePool(), None, Silent(), lambda run: begun.append(run.spec.name)))
+    assert begun == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("half", ["infer", "draw"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -12,6 +14,7 @@ from unittest.mock import MagicMock
 import pytest
 
 from geounet.batch import run as batch_run
+from geounet.batch.attempts import Attempts
 from geounet.batch.lock import locked
 from geounet.batch.plan import plan_job
 from geounet.batch.run import Rounds, run
@@ -25,12 +28,16 @@ MADE: dict[str, Any] = {"state": "unchanged", "key": "k", "files": {}, "blocks":
 
 @pytest.fixture
 def incoming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in which scenes arrive: those named `bad…` are refused, others are done already."""
+    """A folder in which scenes arrive: `bad…` are refused, `denied…` not readable, `new…` to be done, others done."""
 
-    def finished(scene: SceneRun, *, mend: bool) -> dict[str, Any]:
+    def finished(scene: SceneRun, *, mend: bool) -> dict[str, Any] | None:
         assert not mend, "a batch makes nothing anew for blocks that failed"
         if scene.spec.name.startswith("bad"):
             raise SceneError(f"{scene.spec.files[0]}: not recognised as a raster")
+        if scene.spec.name.startswith("denied"):
+            raise PermissionError(errno.EACCES, "Permission denied", "/data/source.tif")
+        if scene.spec.name.startswith("new"):
+            return None
         return {"name": scene.spec.name, **MADE}
 
     monkeypatch.setattr(SceneRun, "finished", finished)
@@ -73,6 +80,51 @@ def test_what_is_refused_is_named_also_where_nothing_else_is_new(incoming: Path)
     (incoming / "bad.tif").unlink()
     assert night(incoming) == (0, {"a": "unchanged"}, [])
     assert read_status(out)["scenes"] == []
+
+
+def test_what_the_machine_refuses_one_scene_is_a_try_of_it_alone(incoming: Path) -> None:
+    for name in ("a.tif", "denied.tif"):
+        arrive(incoming / name)
+    for _ in range(4):
+        assert night(incoming) == (3, {"a": "unchanged", "denied": "failed"}, [])
+    (told,) = (s for s in read_status(incoming.parent / "out")["scenes"] if s["name"] == "denied")
+    assert "denied.tif: /data/source.tif: Permission denied (failed 3 times" in told["error"]
+
+
+def test_a_folder_one_may_not_look_into_is_not_done(incoming: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrive(incoming / "a.tif")
+    original = Path.stat
+
+    def stat(path: Path, **how: Any) -> os.stat_result:
+        if path.parent == incoming.parent / "out" / "a":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return original(path, **how)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    assert night(incoming) == (0, {"a": "unchanged"}, [])
+
+
+def test_what_a_run_was_killed_at_runs_last_and_by_itself(incoming: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("new_a", "new_b", "new_c", "new_d"):
+        arrive(incoming / f"{name}.tif")
+    together: list[list[str]] = []
+
+    def run_all(runs: list[SceneRun], *given: Any) -> Iterator[Any]:
+        together.append([scene.spec.name for scene in runs])
+        for scene in runs:
+            given[-1](scene)
+            if scene.spec.name == "new_c" and len(together) == 1:
+                raise ProcessLookupError
+            yield scene, {"name": scene.spec.name, **MADE, "state": "done"}
+
+    monkeypatch.setattr(batch_run, "run_all", run_all)
+    monkeypatch.setattr(batch_run, "Ahead", MagicMock())
+    monkeypatch.setattr(Attempts, "__exit__", lambda *_: None)  # as a killed run has none
+    with pytest.raises(ProcessLookupError):
+        night(incoming)
+    assert night(incoming)[0] == 0
+    assert together == [["new_a", "new_b", "new_c", "new_d"], ["new_a", "new_b", "new_d"], ["new_c"]]
+    assert json.loads((incoming.parent / "out" / ".geounet" / "attempts.json").read_text()) == {}
 
 
 def test_what_waits_is_named_also_where_nothing_else_is_new(incoming: Path) -> None:
