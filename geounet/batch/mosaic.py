@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from geounet.atomic import remove_leftovers
+from geounet.batch.blame import fault_of
 from geounet.config.job import Job, Vector
 from geounet.config.layers import resolve_layers
 from geounet.engine.ledger import fingerprint
@@ -18,7 +19,7 @@ from geounet.engine.manifest import remove_replaced
 from geounet.engine.plan import versions
 from geounet.engine.pool import InlinePool, Pool, PoolExecutor
 from geounet.engine.scene import SceneRun
-from geounet.errors import GeounetError, OutputExistsError
+from geounet.errors import ClusterError, GeounetError, OutputExistsError
 from geounet.types import Progress
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,8 @@ def mosaics(
     job
         What was run.
     runs, scenes
-        Its scenes in order, and what the manifest says of each.
+        Its scenes in order, and what the manifest says of each; of those whose results are of an earlier run, though
+        they wait or failed since, what that said, with the state `earlier`.
     before
         Mosaics of the last run of this output folder.
     work
@@ -82,8 +84,8 @@ def mosaics(
 
     Returns
     -------
-    One entry a mosaic: `name`, `state` (`done`, `unchanged`, `failed`), `key`, `files`, `scenes`, `features`, `notes`,
-    `seconds`, `error`.
+    One entry a mosaic: `name`, `state` (`done`, `unchanged`, `failed`), `key`, `files`, `scenes`, `earlier` (those of
+    them that are in it as an earlier run made them), `features`, `notes`, `seconds`, `error`.
     """
     bundles = {run.bundle.card.name: run.bundle for run in runs}
     made = []
@@ -99,19 +101,28 @@ def mosaics(
             continue
         settings = sections.model_dump(mode="json", by_alias=True)
         key = fingerprint(versions(), settings, [_identity(s) for _, s in here])
-        entry = {"name": path.stem, "model": model, "scenes": [s["name"] for _, s in here], "key": key, "error": None}
+        earlier = [s["name"] for _, s in here if s["state"] == "earlier"]
+        entry = {
+            "name": path.stem,
+            "model": model,
+            "scenes": [s["name"] for _, s in here],
+            "earlier": earlier,
+            "key": key,
+            "error": None,
+        }
         last = next((e for e in before if e["name"] == path.stem and e.get("key") == key), None)
         if last is not None and last["files"] and all((path.parent / f).exists() for f in last["files"].values()):
             logger.info("%s: already done", path.name)
-            made.append({**last, "state": "unchanged"})
+            made.append({**last, "state": "unchanged", "earlier": earlier})
             continue
         remove_leftovers(path.parent, path.stem)
         began = time.monotonic()
         try:
             report = _make(job, path, here, sections, work / "mosaics" / path.stem, key, pool(), progress)
-        except GeounetError as error:
-            logger.error("%s: %s", path.name, error)
-            made.append({**entry, "state": "failed", "error": str(error), "files": {}})
+        except Exception as error:  # what scenes are done is to be told all the same
+            failure = _failure(error, path, work)
+            logger.error("%s: %s", path.name, failure)
+            made.append({**entry, "state": "failed", "error": str(failure), "files": {}})
             continue
         for older in before:
             if older["name"] == path.stem:
@@ -127,6 +138,13 @@ def mosaics(
             }
         )
     return made
+
+
+def _failure(error: Exception, path: Path, work: Path) -> GeounetError:
+    try:
+        return fault_of(error, str(path), [path.parent, work])
+    except ClusterError as stopping:
+        return stopping
 
 
 def _identity(entry: Mapping[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Container
 from concurrent.futures import Future
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
@@ -144,7 +145,7 @@ def run(job: Job, client: Any = None, progress: Progress | None = None, *, round
     rounds
         Run it as one of many times: where no scene is found there is nothing to do, scenes that are being written wait,
         and scenes that keep failing, or of which blocks failed, are left alone. The manifest names those that wait in
-        `waiting`.
+        `waiting`; what is finished of them stands in `scenes`, too.
 
     Raises
     ------
@@ -162,11 +163,10 @@ def run(job: Job, client: Any = None, progress: Progress | None = None, *, round
     progress = progress or Silent()
     specs = find_scenes(job, some=rounds is None)
     files = Files()
-    waiting: list[SceneSpec] = []
+    waiting: dict[str, SceneSpec] = {}
     if rounds is not None:
-        waiting = [spec for spec in specs if not settled(spec, rounds.settle_s, files)]
-        specs = [spec for spec in specs if spec not in waiting]
-    for spec in waiting:
+        waiting = {spec.name: spec for spec in specs if not settled(spec, rounds.settle_s, files)}
+    for spec in waiting.values():
         logger.info("%s: is being written; left for the next time", spec.files[0])
     runs = scene_runs(job, specs)
     out = Path(job.outputs.folder).absolute()
@@ -176,11 +176,15 @@ def run(job: Job, client: Any = None, progress: Progress | None = None, *, round
         last = (before or {}).get("mosaics", [])
         mosaic.check(job, [run.bundle.card.name for run in runs], last)
         cluster = _Cluster(job, client, stack, vectors=any(map(_vectorised, runs)))
-        if not all(map(_looks_done, runs)):
+        if not all(_looks_done(scene) for scene in runs if scene.spec.name not in waiting):
             cluster.start()
         entries: dict[int, dict[str, Any]] = {}
         todo: list[tuple[int, SceneRun]] = []
         for index, scene in enumerate(runs):
+            if scene.spec.name in waiting:
+                if (older := _earlier(scene)) is not None:
+                    entries[index] = _entry(scene, {**older, "state": "unchanged"})
+                continue
             left = None if attempts is None else attempts.given_up(scene)
             try:
                 done = scene.finished(mend=rounds is None)
@@ -215,8 +219,10 @@ def run(job: Job, client: Any = None, progress: Progress | None = None, *, round
                             entries[places[id(scene)]] = entry
                             if attempts is not None:
                                 attempts.ended(scene, entry["error"])
-        ordered = [entries[index] for index in range(len(runs))]
-        made = mosaic.mosaics(job, runs, ordered, last, work_folder(job), cluster.pool, progress)
+        ordered = [entries[index] for index in sorted(entries)]
+        here = [runs[index] for index in sorted(entries)]
+        whole = [_finished(*one, waiting) for one in zip(here, ordered, strict=True)]
+        made = mosaic.mosaics(job, here, whole, last, work_folder(job), cluster.pool, progress)
         exit_code = _exit_code(ordered)
         if exit_code == 0 and any(entry["state"] == "failed" for entry in made):
             exit_code = 3
@@ -232,7 +238,7 @@ def run(job: Job, client: Any = None, progress: Progress | None = None, *, round
             "mosaics": made,
         }
         if rounds is not None:
-            manifest["waiting"] = [spec.name for spec in waiting]
+            manifest["waiting"] = list(waiting)
         fresh = bool(todo) or any(entry["state"] != "unchanged" for entry in made)
         if fresh or _wanting(manifest) or before is None or _told(before) != _told(manifest):
             _write(out, manifest)
@@ -307,6 +313,36 @@ def _apart(todo: list[SceneRun], attempts: Attempts | None) -> list[list[SceneRu
     others = [run for scene, alone in zip(scenes, suspect, strict=True) if not alone for run in scene]
     apart = [scene for scene, alone in zip(scenes, suspect, strict=True) if alone]
     return [others, *apart] if others else apart
+
+
+def _earlier(scene: SceneRun) -> dict[str, Any] | None:
+    """Return the manifest of what an earlier run made of a scene, whatever became of its input; None if it is no more.
+
+    It must be of the same files by the same model, with the settings that decide pixels and which of them are there.
+    """
+    manifest = read_manifest(scene.folder)
+    if manifest is None or manifest.get("state") != "done":
+        return None
+    settings = {"resample", "data_type", "tiling", "predict", "nodata", "bands", "aoi", "bbox", "max_failed_blocks"}
+    asked = scene.job.model_dump(mode="json", include=settings)
+    try:
+        if manifest["model"]["sha256"] != scene.bundle.sha256 or manifest["input"]["files"] != list(scene.spec.files):
+            return None
+        if any(manifest["job"][key] != value for key, value in asked.items()):
+            return None
+        if scene.job.probability and "probability" not in manifest["files"]:
+            return None
+        there = all((scene.folder / name).exists() for name in manifest["files"].values())
+    except (KeyError, TypeError, AttributeError, OSError):
+        return None
+    return manifest if there else None
+
+
+def _finished(scene: SceneRun, entry: dict[str, Any], waiting: Container[str]) -> dict[str, Any]:
+    """Return what is in the output folder of a scene: its entry, or, where that tells of a failure, the earlier one."""
+    if entry["state"] == "failed" and (older := _earlier(scene)) is not None:
+        return _entry(scene, {**older, "state": "earlier"})
+    return {**entry, "state": "earlier"} if scene.spec.name in waiting else entry
 
 
 def _entry(scene: SceneRun, manifest: dict[str, Any]) -> dict[str, Any]:

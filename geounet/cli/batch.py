@@ -63,8 +63,10 @@ def told(manifest: dict[str, Any], out: Path) -> list[str]:
     news = [scene for scene in scenes if scene["state"] != "unchanged"]
     mosaics = [mosaic for mosaic in manifest.get("mosaics", []) if mosaic["state"] != "unchanged"]
     lines = summary({**manifest, "scenes": news, "mosaics": mosaics}, out)
-    counts = [(state, sum(scene["state"] == state for scene in scenes)) for state in ("done", "failed", "unchanged")]
-    counts.append(("still being written", len(manifest.get("waiting", []))))
+    waiting = manifest.get("waiting", [])
+    states = [scene["state"] for scene in scenes if scene["name"] not in waiting]
+    counts = [(state, states.count(state)) for state in ("done", "failed", "unchanged")]
+    counts.append(("still being written", len(waiting)))
     said = ", ".join(f"{count} {state}" for state, count in counts if count)
     if any(count for state, count in counts if state in ("done", "failed")):
         lines.append(f"scenes: {said}")

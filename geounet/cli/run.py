@@ -89,7 +89,8 @@ def summary(manifest: dict[str, Any], out: Path) -> list[str]:
             continue
         features = ", ".join(f"{number} {layer}" for layer, number in mosaic.get("features", {}).items())
         done = "already done, nothing to do" if mosaic["state"] == "unchanged" else f"done in {mosaic['seconds']:.0f} s"
-        lines.append(f"mosaic of {count} scenes: {done}; {features}")
+        earlier = f" ({', '.join(mosaic['earlier'])} as an earlier run made it)" if mosaic.get("earlier") else ""
+        lines.append(f"mosaic of {count} scenes{earlier}: {done}; {features}")
         lines.extend(f"  warning: {note}" for note in mosaic.get("notes", []))
         lines.extend(_shown(mosaic["files"], out))
     return lines

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,9 +14,11 @@ import pytest
 import rasterio
 from rasterio import Affine
 
+from geounet.batch import run as batch_run
 from geounet.batch.mosaic import check, mosaics
-from geounet.batch.run import _entry, scene_runs
+from geounet.batch.run import Rounds, _entry, scene_runs
 from geounet.batch.status import clean
+from geounet.cli.batch import told
 from geounet.cli.run import summary
 from geounet.config.job import Job
 from geounet.config.load import job_from_options
@@ -187,3 +192,50 @@ def test_a_mosaic_that_cannot_be_made_is_told(town_job: Any) -> None:
     assert list(left.iterdir()) == []
     assert mask.name in made["error"]
     assert "failed" in summary({"scenes": [], "mosaics": [made]}, Path(job.outputs.folder))[0]
+
+
+def test_a_mosaic_keeps_scenes_that_wait_or_fail(
+    town_job: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was finished of them lies in the output folder as before, so it is in the mosaic as before."""
+    monkeypatch.setattr(batch_run._Cluster, "start", lambda _: None)
+    monkeypatch.setattr(batch_run._Cluster, "get", lambda _: SimpleNamespace(layout=None))
+    monkeypatch.setattr(batch_run._Cluster, "pool", lambda _: InlinePool())
+    for name in ("west.tif", "east.tif"):
+        shutil.copy(Path(town_job().scenes[0]).with_name(name), tmp_path)
+        os.utime(tmp_path / name, (1e9, 1e9))
+
+    def batch(*settings: str) -> tuple[batch_run.RunResult, dict[str, Any]]:
+        asked = town_job("outputs.overwrite=true", *settings)
+        scenes = [str(tmp_path / "west.tif"), str(tmp_path / "east.tif")]
+        outputs = asked.outputs.model_copy(update={"folder": str(tmp_path / "out")})
+        job = asked.model_copy(update={"scenes": scenes, "outputs": outputs})
+        result = batch_run.run(job, rounds=Rounds())
+        (made,) = result.manifest["mosaics"]
+        return result, made
+
+    result, made = batch()
+    assert (result.exit_code, made["state"], made["scenes"], made["earlier"]) == (0, "done", ["west", "east"], [])
+    stamp = (tmp_path / "out" / "two_scenes_1.gpkg").stat().st_mtime_ns
+
+    os.utime(tmp_path / "east.tif")
+    result, made = batch()
+    assert result.manifest["waiting"] == ["east"]
+    assert [(s["name"], s["state"]) for s in result.scenes] == [("west", "unchanged"), ("east", "unchanged")]
+    assert (made["state"], made["scenes"], made["earlier"]) == ("unchanged", ["west", "east"], ["east"])
+    assert told(result.manifest, result.folder) == ["nothing to do: 1 unchanged, 1 still being written"]
+
+    (tmp_path / "east.tif").write_text("no raster")
+    os.utime(tmp_path / "east.tif", (2e9, 1e9))
+    result, made = batch()
+    assert (result.exit_code, [s["state"] for s in result.scenes]) == (3, ["unchanged", "failed"])
+    assert (made["state"], made["scenes"], made["earlier"]) == ("unchanged", ["west", "east"], ["east"])
+    assert (tmp_path / "out" / "two_scenes_1.gpkg").stat().st_mtime_ns == stamp
+
+    _, made = batch("vector.landcover={min_area_m2: 5}")
+    assert (made["state"], made["scenes"], made["earlier"]) == ("done", ["west", "east"], ["east"])
+    (line, *_) = summary({"scenes": [], "mosaics": [made]}, tmp_path)
+    assert line.startswith("mosaic of 2 scenes (east as an earlier run made it): done")
+
+    _, made = batch("predict.tta=flips")
+    assert (made["state"], made["scenes"], made["earlier"]) == ("done", ["west"], []), "of other settings is no part"
