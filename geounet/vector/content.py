@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import uuid
@@ -19,6 +20,7 @@ from geounet.atomic import remove_temporary
 from geounet.config.card import ClassInfo
 from geounet.errors import VectorError
 from geounet.raster.alias import writable
+from geounet.raster.space import check_space, disk_full
 from geounet.vector.schema import Layer
 
 if TYPE_CHECKING:
@@ -96,10 +98,14 @@ def placed(out: Path) -> Iterator[Path]:
     ------
     VectorError
         If it cannot be written.
+    OSError
+        If the disk is full: with ENOSPC or EDQUOT.
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        if disk_full(error):
+            raise
         raise VectorError(f"{out}: its folder cannot be made ({error.strerror}); give another --out") from error
     temporary = out.with_name(f".{uuid.uuid4().hex}.tmp{out.suffix}")
     try:
@@ -109,6 +115,11 @@ def placed(out: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(out)
     except (OSError, sqlite3.DatabaseError, DataSourceError, DataLayerError, pa.ArrowException) as error:
+        if full := disk_full(error):
+            number = (full.errno if isinstance(full, OSError) else None) or errno.ENOSPC
+            raise OSError(number, os.strerror(number), str(out)) from error
+        if not isinstance(error, OSError):
+            check_space(out.parent)  # GDAL need not say so; before what was written is removed
         raise VectorError(f"{out}: cannot be written ({error}); give a folder that can") from error
     finally:
         remove_temporary(temporary)

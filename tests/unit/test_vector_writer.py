@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import geopandas
 import numpy as np
@@ -197,6 +202,47 @@ def test_what_drivers_say_is_one_error_of_ours(error: Exception, tmp_path: Path)
     with pytest.raises(VectorError, match="cannot be written"), placed(tmp_path / "x.gpkg"):
         raise error
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        sqlite3.OperationalError("database or disk is full"),
+        pyogrio.errors.DataLayerError("Could not add feature to layer at index 7"),
+    ],
+)
+def test_a_full_disk_is_no_fault_of_the_vectors(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("geounet.raster.space.shutil.disk_usage", lambda _: SimpleNamespace(free=-1))
+    with pytest.raises(OSError, match=r"No space left|quota") as found, placed(tmp_path / "x.gpkg"):
+        raise error
+    assert found.value.errno == (errno.EDQUOT if isinstance(error, OSError) else errno.ENOSPC)
+    assert list(tmp_path.iterdir()) == []
+
+
+ON_A_SMALL_DISK = """
+import sys
+from pathlib import Path
+from geounet.engine.pool import guarded
+from geounet.vector.writer import write
+from tests.unit.test_vector_writer import contents
+
+small = Path(sys.argv[1])
+print(*(guarded(write, (small / "x.gpkg", [name], contents(60_000))).kind for name in ("gpkg", "fgb", "parquet")))
+print(*small.iterdir())
+"""
+
+
+def test_a_disk_that_is_full(tmp_path: Path) -> None:
+    script = 'mount -t tmpfs -o size=2m tmpfs "$1" && shift && exec "$@"'
+    mount = ["unshare", "-rm", "sh", "-c", script, "-", str(tmp_path)]
+    if shutil.which("unshare") is None or subprocess.run([*mount, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    command = [*mount, sys.executable, "-c", ON_A_SMALL_DISK, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    assert done.stdout.split() == ["disk"] * 3, done.stderr
 
 
 def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
