@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import glob
 import logging
+import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
 from geounet.batch.lock import HIDDEN
 from geounet.config.job import BandSet, Job
 from geounet.engine.manifest import FORMAT, read_manifest
-from geounet.errors import JobError
+from geounet.errors import GeounetError, JobError
 from geounet.raster.scene import SceneSpec
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,8 @@ def find_scenes(job: Job, *, some: bool = True) -> list[SceneSpec]:
     ------
     JobError
         If a pattern matches nothing, or two scenes have one name.
+    GeounetError
+        If a folder, or that in which a pattern begins, cannot be listed.
     """
     specs: list[SceneSpec] = []
     seen: set[tuple[Path, ...]] = set()
@@ -80,17 +84,22 @@ def _expand(job: Job, *, some: bool) -> Iterator[tuple[str, list[Path]]]:
             yield entry.name, [Path(f) for f in entry.files]
             continue
         path, left = Path(entry), ""
-        if path.is_dir():
-            here = (p for p in sorted(path.rglob("*")) if _is_scene(p) and not _is_ours(p, path, out, work))
+        if os.path.isdir(path):  # noqa: PTH112 - False where one may not look
+            ours = partial(_is_ours, start=path, out=out, work=work)
+            here = (p for p in _below(path, ours) if _is_scene(p) and not ours(p))
             found, left = _without_results(here, entry, path)
             if some and not found:
                 raise JobError(f"{entry}: the folder holds no raster ({', '.join(sorted(ENDINGS)[:6])}, …){left}")
-        elif path.exists() or not glob.has_magic(entry):
+        elif os.path.exists(path) or not glob.has_magic(entry):  # noqa: PTH110 - as above
             found = [path]  # a missing file is one scene's failure, not the job's
         else:
+            fixed = list(takewhile(lambda part: not glob.has_magic(part), path.parts))
+            start = Path(*fixed)
+            ours = partial(_is_ours, start=start, out=out, work=work)
+            if not some or os.path.exists(start):  # noqa: PTH110 - where some are wanted, none is told below
+                _warn_of(_unlisted(entry, start, len(fixed)), ours)
             matches = (Path(p) for p in glob.iglob(entry, recursive=True))
-            start = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
-            here = (p for p in sorted(matches) if p.is_file() and not _is_ours(p, start, out, work))
+            here = (p for p in sorted(matches) if _is_file(p) and not ours(p))
             found, left = _without_results(here, entry, start)
             if some and not found:
                 raise JobError(f"{entry}: matches no file{left}")
@@ -98,9 +107,83 @@ def _expand(job: Job, *, some: bool) -> Iterator[tuple[str, list[Path]]]:
             yield file.stem, [file]
 
 
+def _below(folder: Path, ours: Callable[[Path], bool]) -> list[Path]:
+    """Return what lies in a folder and those below it, sorted; warn of those that cannot be listed.
+
+    Raises
+    ------
+    GeounetError
+        If the folder itself cannot be listed.
+    """
+    _check_listed(folder)
+    failed: list[OSError] = []
+    found = []
+    for root, folders, names in os.walk(folder, onerror=failed.append):
+        failed += _refused(root)
+        found += [Path(root) / name for name in (*folders, *names)]
+    _warn_of(failed, ours)
+    return sorted(found)
+
+
+def _unlisted(pattern: str, start: Path, fixed: int) -> Iterator[OSError]:
+    """Yield why folders that a pattern leads through cannot be listed, which it passes over in silence.
+
+    Parameters
+    ----------
+    pattern
+        As `glob` has them.
+    start
+        The part of it without wildcards.
+    fixed
+        Of how many parts that is.
+
+    Raises
+    ------
+    GeounetError
+        If `start` cannot be listed.
+    """
+    _check_listed(start)
+    parts, seen = Path(pattern).parts, set[str]()
+    for count in range(fixed + 1, len(parts)):
+        for folder in glob.iglob(os.path.join(*parts[:count], ""), recursive=True):  # noqa: PTH118 - ends in /
+            if folder in seen:
+                continue
+            seen.add(folder)
+            yield from _refused(folder)
+
+
+def _check_listed(folder: Path) -> None:
+    for error in _refused(str(folder)):
+        raise GeounetError(
+            f"{folder}: cannot be listed ({error.strerror}), so scenes there are not found; is its storage there, and "
+            "may this user read it?"
+        )
+
+
+def _refused(folder: str) -> list[OSError]:
+    """Return why a folder cannot be listed, or what lies in it not be looked at; nothing if both can."""
+    try:
+        os.scandir(folder).close()
+        os.stat(os.path.join(folder, os.curdir))  # noqa: PTH116, PTH118 - Path drops the dot
+    except OSError as error:
+        return [error]
+    return []
+
+
+def _warn_of(failed: Iterable[OSError], ours: Callable[[Path], bool]) -> None:
+    for error in failed:
+        folder = Path(error.filename)
+        if folder.name != "lost+found" and not ours(folder):
+            logger.warning("%s: cannot be listed (%s); scenes there are not found", folder, error.strerror)
+
+
+def _is_file(path: Path) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113 - False where one may not look
+
+
 def _is_scene(path: Path) -> bool:
     hidden = any(part.startswith(".") for part in path.parts[-3:] if part not in (".", ".."))
-    return path.suffix.lower() in ENDINGS and path.is_file() and not hidden
+    return path.suffix.lower() in ENDINGS and _is_file(path) and not hidden
 
 
 def _without_results(paths: Iterable[Path], entry: str, start: Path) -> tuple[list[Path], str]:

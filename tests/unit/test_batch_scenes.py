@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from geounet.batch.scenes import find_scenes
 from geounet.config.job import Job
 from geounet.engine.manifest import FORMAT
-from geounet.errors import JobError
+from geounet.errors import GeounetError, JobError
 
 KEY = "0123456789abcdef"
 
@@ -96,3 +99,56 @@ def test_a_folder_of_results_alone_is_told(tmp_path: Path) -> None:
         names(tmp_path, tmp_path / "new")
     with pytest.raises(JobError, match=r"matches no file; files of earlier runs, .*: 1$"):
         names(tmp_path / "*" / "*_mask.tif", tmp_path / "new")
+
+
+@pytest.fixture
+def denied(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Names of folders that cannot be listed, also by root."""
+    names: set[str] = set()
+    original = os.scandir
+
+    def scandir(path: Any = ".") -> Any:
+        if not isinstance(path, int) and Path(path).name in names:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return original(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    return names
+
+
+@pytest.mark.parametrize("some", [True, False])
+@pytest.mark.parametrize("pattern", ["", "*.tif", "**/*.tif"])
+def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(
+    tmp_path: Path, denied: set[str], pattern: str, some: bool
+) -> None:
+    touched(tmp_path / "in" / "a.tif")
+    job = Job.model_validate({"scenes": [str(tmp_path / "in" / pattern)], "model": "demo"})
+    assert [spec.name for spec in find_scenes(job, some=some)] == ["a"]
+    denied.add("in")
+    with pytest.raises(GeounetError, match=r"in: cannot be listed \(Permission denied\), so scenes") as found:
+        find_scenes(job, some=some)
+    assert found.value.exit_code == 1
+
+
+def test_a_pattern_that_begins_nowhere_is_not_an_empty_folder(tmp_path: Path) -> None:
+    job = Job.model_validate({"scenes": [str(tmp_path / "share" / "*" / "*.tif")], "model": "demo"})
+    with pytest.raises(GeounetError, match=r"share: cannot be listed \(No such file or directory\)") as found:
+        find_scenes(job, some=False)
+    assert found.value.exit_code == 1
+    with pytest.raises(JobError, match="matches no file"):
+        find_scenes(job)
+    (tmp_path / "share").mkdir()
+    assert find_scenes(job, some=False) == []
+
+
+@pytest.mark.parametrize("pattern", ["", "*/*.tif", "*/*/*.tif", "**/*.tif"])
+def test_folders_below_that_cannot_be_listed_are_told(
+    tmp_path: Path, denied: set[str], pattern: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    deep = "mine" if pattern != "*/*/*.tif" else "mine/deep"
+    touched(tmp_path / "in" / deep / "a.tif", tmp_path / "in" / "theirs" / "b.tif")
+    touched(tmp_path / "in" / "out" / "c" / "c_mask.tif", tmp_path / "in" / "lost+found" / "d.tif")
+    denied.update({"theirs", "c", "lost+found"})
+    assert names(tmp_path / "in" / pattern, tmp_path / "in" / "out") == ["a"]
+    told = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert told == [f"{tmp_path / 'in' / 'theirs'}: cannot be listed (Permission denied); scenes there are not found"]
