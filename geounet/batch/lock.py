@@ -8,10 +8,12 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from geounet.atomic import write_text
 from geounet.errors import GeounetError, LockedError
+from geounet.raster.space import FULL
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +21,9 @@ HIDDEN = ".geounet"
 """The work folder in an output folder, unless the job names another; its lock is that of the output folder."""
 
 _FILE = "lock"
+
+_ELSEWHERE = "work"
+"""In the hidden folder: where the work folder is, if it is another."""
 
 _TRIES, _PAUSE_S = 5, 0.05
 """How often a lock is asked for: who looks whether one is held (`is_locked`) is in the way for an instant."""
@@ -61,13 +66,12 @@ def locked(work: Path, out: Path | None = None) -> Iterator[None]:
             owner = os.read(file, 1000).decode("utf-8", "replace").strip() or "unknown"
             where = "here" if work.parent == out else f"in its work folder {work}"
             raise LockedError(f"{out}: another run ({owner}) is at work {where}; try later")
-        os.ftruncate(file, 0)
-        os.lseek(file, 0, os.SEEK_SET)
-        os.write(file, f"process {os.getpid()} on {platform.node()}".encode())
+        _sign(file, path)
         try:
             yield
         finally:
-            os.ftruncate(file, 0)
+            with suppress(OSError):  # the kernel's lock is what counts
+                os.ftruncate(file, 0)
     finally:
         os.close(file)
 
@@ -95,7 +99,27 @@ def locked_output(out: Path, work: Path) -> Iterator[None]:
                 stack.enter_context(locked(hidden, out))
             except _NoLocksError as error:
                 logger.warning("%s; only runs with the work folder %s are kept apart", error, work)
+            _note(hidden / _ELSEWHERE, work)
         yield
+
+
+def _note(path: Path, work: Path) -> None:
+    before = noted(path.parent.parent)
+    if work in before:
+        return
+    try:
+        write_text(path, "".join(f"{folder}\n" for folder in (*before, work)))
+    except OSError as error:
+        raise GeounetError(f"{path}: cannot be written ({error.strerror}); choose another output folder") from error
+
+
+def noted(out: Path) -> list[Path]:
+    """Return the work folders outside an output folder that runs had, in the order of their first runs."""
+    try:
+        text = (out / HIDDEN / _ELSEWHERE).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return []
+    return [Path(line) for line in text.splitlines() if line]
 
 
 def is_locked(work: Path) -> bool:
@@ -111,6 +135,17 @@ def is_locked(work: Path) -> bool:
         return False  # no locks here, so no runs
     finally:
         os.close(file)
+
+
+def _sign(file: int, path: Path) -> None:
+    """Write who holds a lock into its file; on a full disk it is held all the same, for `geounet clean` makes space."""
+    try:
+        os.ftruncate(file, 0)
+        os.lseek(file, 0, os.SEEK_SET)
+        os.write(file, f"process {os.getpid()} on {platform.node()}".encode())
+    except OSError as error:
+        if error.errno not in FULL:
+            raise GeounetError(f"{path}: cannot be written ({error.strerror}); choose another output folder") from None
 
 
 def _awaited(file: int, path: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -10,14 +11,24 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from geounet.batch.lock import HIDDEN, is_locked, locked
+from geounet.batch.lock import HIDDEN, is_locked, locked, noted
 from geounet.engine.ledger import folder_bytes
 from geounet.engine.manifest import read_manifest, sweep
 from geounet.errors import GeounetError, JobError
 
+logger = logging.getLogger(__name__)
 
-def _work(out: Path, work: Path | None) -> Path:
-    return work if work is not None else out / HIDDEN
+
+def _works(out: Path, work: Path | None, manifest: Mapping[str, Any] | None) -> list[Path]:
+    """Return where parts may lie: in the work folder that is given, else in those that runs of this folder had."""
+    if work is not None:
+        return [work]
+    # Runs note them; those of older versions did not, but the last of them says it in its manifest.
+    job = (manifest or {}).get("job")
+    outputs = job.get("outputs") if isinstance(job, dict) else None
+    last = outputs.get("work") if isinstance(outputs, dict) else None
+    told = [Path(last)] if isinstance(last, str) and Path(last).is_absolute() else []
+    return list(dict.fromkeys([out / HIDDEN, *noted(out), *told]))
 
 
 def refuse_scene(out: Path, manifest: Mapping[str, Any] | None) -> None:
@@ -52,13 +63,16 @@ def read_status(out: Path, work: Path | None = None) -> dict[str, Any]:
     GeounetError
         If the folder is no output folder.
     """
-    refuse_scene(out, read_manifest(out))
-    folder = _work(out, work)
-    if not folder.is_dir() and not (out / "manifest.json").exists():
+    last = read_manifest(out)
+    refuse_scene(out, last)
+    folders = _works(out, work, last)
+    if not any(folder.is_dir() for folder in folders) and not (out / "manifest.json").exists():
         raise GeounetError(f"{out}: no output folder of a run (it holds neither manifest.json nor .geounet)")
-    running = is_locked(out / HIDDEN) or is_locked(folder)
+    running = is_locked(out / HIDDEN) or any(map(is_locked, folders))
     # Before the manifests: what ends meanwhile is then found in both places, not in none.
-    ledgers = _ledgers(folder)
+    ledgers = sorted(
+        (entry for folder in folders for entry in _ledgers(folder)), key=lambda entry: (entry[0], entry[1]["began"])
+    )
     scenes: dict[str, dict[str, Any]] = {}
     for path in sorted(out.glob("*/manifest.json")) + sorted(out.glob("*/*/manifest.json")):
         manifest = read_manifest(path.parent)
@@ -117,7 +131,7 @@ def _ledgers(folder: Path) -> list[tuple[str, dict[str, Any]]]:
             "began": max((e["time"] for e in events if e["event"] == "start"), default=0.0),
         }
         found.append((path.parent.relative_to(folder / "scenes").as_posix(), parts))
-    return sorted(found, key=lambda entry: (entry[0], entry[1]["began"]))
+    return found
 
 
 def _receipts(folder: Path) -> int:
@@ -173,16 +187,19 @@ def clean(out: Path, work: Path | None = None) -> tuple[int, int]:
     GeounetError
         If the folder is no output folder.
     """
-    refuse_scene(out, read_manifest(out))
-    folder = _work(out, work)
-    if not folder.is_dir():
-        if (out / "manifest.json").exists():
-            return 0, 0
+    last = read_manifest(out)
+    refuse_scene(out, last)
+    folders = [folder for folder in _works(out, work, last) if folder.is_dir()]
+    if not folders and not (out / "manifest.json").exists():
         raise GeounetError(f"{out}: no output folder of a run (it holds no .geounet)")
-    with locked(folder):
-        parts = sorted(p for stage in ("scenes", "mosaics") for p in (folder / stage).glob("*") if p.is_dir())
-        size = folder_bytes(parts)
-        for path in parts:
-            shutil.rmtree(path)
-        sweep(out)
-    return len(parts), size
+    count, size = 0, 0
+    for folder in folders:
+        with locked(folder, out):
+            parts = sorted(p for stage in ("scenes", "mosaics") for p in (folder / stage).glob("*") if p.is_dir())
+            if parts:
+                logger.info("%s: removing the parts of %d scenes", folder, len(parts))
+            count, size = count + len(parts), size + folder_bytes(parts)
+            for path in parts:
+                shutil.rmtree(path)
+            sweep(out)
+    return count, size

@@ -10,7 +10,9 @@ import click
 from geounet.cli.options import json_option
 
 work_option = click.option(
-    "--work", type=click.Path(path_type=Path), help="Work folder, where the job names one (outputs.work)."
+    "--work",
+    type=click.Path(path_type=Path),
+    help="Look in this work folder only (outputs.work), not in all that runs of OUT had.",
 )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from geounet.batch.lock import HIDDEN, is_locked, locked, locked_output
+from geounet.batch.lock import HIDDEN, is_locked, locked, locked_output, noted
 from geounet.errors import GeounetError, LockedError
 
 fcntl = pytest.importorskip("fcntl")
@@ -122,3 +122,34 @@ def test_what_else_a_lock_meets_is_no_defect(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "file").write_text("")
     with pytest.raises(GeounetError, match="cannot be written"):
         locked(tmp_path / "file").__enter__()
+
+
+def fails(number: int) -> int:
+    raise OSError(number, os.strerror(number))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_keeps_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """`geounet clean` takes the lock, too, and makes space."""
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda *_: fails(number))
+        with locked(tmp_path):
+            assert is_locked(tmp_path)
+            with pytest.raises(LockedError, match=r"another run \(unknown\)"):
+                locked(tmp_path).__enter__()
+    monkeypatch.setattr(os, "write", lambda *_: fails(errno.EIO))
+    with pytest.raises(GeounetError, match=r"lock: cannot be written \(Input/output error\)"):
+        locked(tmp_path).__enter__()
+    monkeypatch.undo()
+    with locked(tmp_path):
+        pass
+
+
+def test_work_folders_elsewhere_are_noted(tmp_path: Path) -> None:
+    out, one, two = tmp_path / "out", tmp_path / "one", tmp_path / "two words"
+    assert noted(out) == []
+    for work in (one, out / HIDDEN, two, one):
+        with locked_output(out, work):
+            pass
+    assert noted(out) == [one, two]

@@ -171,7 +171,7 @@ def test_another_work_folder_does_not_let_a_second_run_in(incoming: Path) -> Non
         run(elsewhere, client=MagicMock(), rounds=Rounds())
     assert run(elsewhere, client=MagicMock(), rounds=Rounds()).exit_code == 0
     assert {p.name for p in out.iterdir()} == {".geounet", "manifest.json", "report.html"}
-    assert [p.name for p in (out / ".geounet").rglob("*")] == ["lock"]
+    assert {p.name for p in (out / ".geounet").rglob("*")} == {"lock", "work"}
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 from geounet.batch import status as status_module
 from geounet.batch.lock import locked, locked_output
 from geounet.batch.status import clean, read_status
+from geounet.errors import LockedError
 
 RECIPE = {"model_shape": [100, 100], "tile": 64, "overlap": 0, "side": 1}
 
@@ -131,3 +132,32 @@ def test_clean_removes_what_killed_runs_were_writing(tmp_path: Path) -> None:
     assert clean(out)[0] == 1
     left = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert left == {*others, "a/manifest.json", ".geounet/lock"}
+
+
+@pytest.mark.parametrize("way", ["noted", "manifest"])
+def test_parts_in_a_work_folder_elsewhere_are_found(tmp_path: Path, way: str) -> None:
+    out, work = tmp_path / "out", tmp_path / "work"
+    ledger(out / ".geounet", "old")
+    folder = ledger(work, "b")
+    if way == "noted":  # by a run that was killed: it left no manifest
+        with locked_output(out, work):
+            with pytest.raises(LockedError, match="out: another run"):
+                clean(out)
+            assert states(out) == {"b": "running", "old": "running"}
+    else:  # of older versions
+        manifest = {"scenes": [], "job": {"outputs": {"work": str(work)}}}
+        (out / "manifest.json").write_text(json.dumps(manifest))
+    assert states(out) == {"b": "interrupted", "old": "interrupted"}
+    assert states(out, out / ".geounet") == {"old": "interrupted"}
+    assert clean(out)[0] == 2
+    assert not folder.exists()
+    assert states(out) == {}
+    shutil.rmtree(work)
+    assert clean(out) == (0, 0)
+
+
+@pytest.mark.parametrize("job", ["text", {"outputs": None}, {"outputs": {"work": "auto"}}, {"outputs": {"work": 3}}])
+def test_a_manifest_that_names_no_work_folder(tmp_path: Path, job: Any) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"scenes": [], "job": job}))
+    assert states(tmp_path) == {}
+    assert clean(tmp_path) == (0, 0)
