@@ -321,7 +321,10 @@ class Job(Section):
     ] = None
     resample: Annotated[
         Literal["refuse", "auto", "never"],
-        Field(description="when ground sample distances of scene and model differ by over 20 %"),
+        Field(
+            description="when ground sample distances of scene and model differ by over 20 %; auto also makes square "
+            "what is not, by as much, on the ground"
+        ),
     ] = "refuse"
     data_type: Annotated[
         Literal["refuse", "ignore"], Field(description="when the scene's data type is not the model's")
