@@ -28,7 +28,7 @@ from geounet.evaluation.shapes import AREAS, LINES, parts
 from geounet.labels.frames import Frame, crs_name, mover, overlap
 from geounet.labels.layers import Files, Stack, complete_area, expand, files_of
 from geounet.labels.values import is_partial, partial
-from geounet.labels.vectors import Features
+from geounet.labels.vectors import Features, meets
 from geounet.raster.vectors import ENDINGS
 from geounet.types import NODATA, Rect
 
@@ -166,7 +166,7 @@ class Labelled:
 
     def on(self, frame: Frame, scene: Path) -> bool:
         """Return whether any labels lie on a scene; of a vector file, any of its features."""
-        for entry in self.files:
+        for entry, own in zip(self.files, self.spec.layers, strict=True):
             if str(scene) in entry.paired or any(overlap(frame.bounds(r.crs), r.bounds) for r in entry.placed):
                 return True
             for features in entry.vectors:
@@ -175,6 +175,8 @@ class Labelled:
                 if bounds is None or (frame.crs is None and features.crs is not None):
                     return True
                 if shapely.intersects(features.shapes, shapely.box(*bounds)).any():
+                    return True
+                if own.width_m is not None and meets(features, own, frame):
                     return True
         return False
 

@@ -20,7 +20,7 @@ from geounet.errors import JobError, LabelError
 from geounet.labels.frames import Frame, crs_name, mover, overlap
 from geounet.labels.rasters import RasterFile, RasterLayer, describe_raster
 from geounet.labels.values import IGNORED, value_of
-from geounet.labels.vectors import UNKNOWN, Features, VectorLayer, read_features
+from geounet.labels.vectors import UNKNOWN, Features, VectorLayer, reach, read_features
 from geounet.raster.vectors import ENDINGS
 from geounet.types import Rect
 
@@ -108,7 +108,7 @@ def files_of(data: Data, codes: Mapping[str, int], scenes: Sequence[Frame], file
         for path in expand(spec.files, root, here):
             if path.suffix.lower() in ENDINGS:
                 features = read_features(str(path), spec, codes)
-                _check_meets(str(path), features.crs, features.bounds, scenes)
+                _check_meets(features, scenes)
                 vectors.append(features)
                 continue
             if spec.contact is not None or spec.border_m > 0 or spec.width_m is not None:
@@ -117,7 +117,7 @@ def files_of(data: Data, codes: Mapping[str, int], scenes: Sequence[Frame], file
             if raster.bounds is None or not any(frame.georeferenced for frame in scenes):
                 loose.append(raster)
             else:
-                _check_meets(str(path), raster.crs, raster.bounds, scenes)
+                _check_meets(raster, scenes)
                 placed.append(raster)
         result.append(Files(spec, tuple(vectors), tuple(placed), _paired(loose, files, here)))
     for frame, file in zip(scenes, files, strict=True):
@@ -129,16 +129,22 @@ def files_of(data: Data, codes: Mapping[str, int], scenes: Sequence[Frame], file
 def _covers(files: Files, frame: Frame, scene: str) -> bool:
     if scene in files.paired:
         return True
-    covering: list[tuple[str | None, tuple[float, ...] | None]] = [(f.crs, f.bounds) for f in files.vectors]
-    covering += [(f.crs, f.bounds) for f in files.placed]
-    return any(overlap(frame.bounds(crs), bounds) for crs, bounds in covering)
+    covering: list[Features | RasterFile] = [*files.vectors, *files.placed]
+    return any(_overlap(labels, frame) for labels in covering)
 
 
-def _check_meets(file: str, crs: str | None, bounds: tuple[float, ...], scenes: Sequence[Frame]) -> None:
+def _overlap(labels: Features | RasterFile, frame: Frame) -> bool:
+    """Whether a scene lies where a file has labels, those of vectors with their widths."""
+    there = reach(labels, frame) if isinstance(labels, Features) else frame.bounds(labels.crs)
+    return overlap(there, labels.bounds)
+
+
+def _check_meets(labels: Features | RasterFile, scenes: Sequence[Frame]) -> None:
     """Refuse labels that lie on none of the scenes."""
-    for frame in scenes:
-        if (frame.crs is None and crs is not None) or overlap(frame.bounds(crs), bounds):
-            return  # a scene without a CRS is refused with its own message
+    file, crs, bounds = labels.file, labels.crs, labels.bounds
+    if any((frame.crs is None and crs is not None) or _overlap(labels, frame) for frame in scenes):
+        return  # a scene without a CRS is refused with its own message
+    assert bounds is not None
     frame = scenes[0]
     own, there = ", ".join(f"{v:.6g}" for v in bounds), frame.bounds(crs)
     seen = "beyond it" if there is None else f"at {', '.join(f'{v:.6g}' for v in there)}"

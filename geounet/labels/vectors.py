@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.features import rasterize
 
-from geounet.config.data import Contact, Labels
+from geounet.config.card import Kind, kind_of
+from geounet.config.data import Contact, Labels, Not
 from geounet.errors import LabelError
 from geounet.labels.frames import Frame, crs_name, mover, on_earth
 from geounet.labels.values import IGNORED, value_of
@@ -30,6 +32,9 @@ _SIBLINGS = (".dbf", ".shx", ".prj", ".cpg")
 
 _PIECES = 64
 _POINT, _LINE, _AREA = {0, 4}, {1, 2, 5}, {3, 6}
+
+_MOST = 0.5
+"""Share of a building in another above which it is the same one, or part of it."""
 
 
 @dataclass(frozen=True)
@@ -228,23 +233,20 @@ class VectorLayer:
     """
 
     def __init__(self, features: Features, spec: Labels, codes: Mapping[str, int], frame: Frame) -> None:
-        shapes, values, widths = _near(features, frame)
-        shapes = _pixels(features, shapes, frame)
-        shapes = _widened(features.file, shapes, widths, frame)
-        frame_box = shapely.box(0, 0, frame.shape[1], frame.shape[0])
-        inside = shapely.intersects(shapes, frame_box)
-        self._shapes, self._values = shapes[inside], values[inside]
+        shapes, values = _placed(features, spec, frame)
+        # what lies beyond the scene has borders and contacts in it
         extra: list[Any] = []
-        if spec.border_m > 0 and len(self._shapes):
-            extra.append(
-                (_about(shapely.boundary(self._shapes), spec.border_m, _metres(features.file, frame)), IGNORED)
-            )
-        if spec.contact is not None and len(self._shapes):
-            between = _contacts(features.file, self._shapes, spec.contact, frame)
+        if spec.border_m > 0 and len(shapes):
+            extra.append((_about(shapely.boundary(shapes), spec.border_m, _metres(features.file, frame)), IGNORED))
+        if spec.contact is not None and len(shapes):
+            groups = _groups(spec, spec.contact, codes, values)
+            between = _contacts(features.file, shapes[groups >= 0], groups[groups >= 0], spec.contact, frame)
             extra.append((between, value_of(spec.contact.class_, codes)))
         for more, value in extra:
-            self._shapes = np.concatenate([self._shapes, more])
-            self._values = np.concatenate([self._values, np.full(len(more), value, dtype=np.int16)])
+            shapes = np.concatenate([shapes, more])
+            values = np.concatenate([values, np.full(len(more), value, dtype=np.int16)])
+        inside = shapely.intersects(shapes, _box(frame))
+        self._shapes, self._values = shapes[inside], values[inside]
         self._tree = shapely.STRtree(self._shapes)
 
     @property
@@ -267,21 +269,70 @@ class VectorLayer:
         return out
 
 
-def _near(features: Features, frame: Frame) -> tuple[Any, NDArray[np.int16], NDArray[np.float64]]:
+def meets(features: Features, spec: Labels, frame: Frame) -> bool:
+    """Return whether a feature meets the scene; lines and points with their width.
+
+    Raises
+    ------
+    LabelError
+        As `VectorLayer` does.
+    """
+    shapes, _ = _placed(features, spec, frame)
+    return bool(shapely.intersects(shapes, _box(frame)).any())
+
+
+def reach(features: Features, frame: Frame) -> tuple[float, float, float, float] | None:
+    """Return the box in the features' CRS in which the widest of them could label a pixel; None: no transformation."""
+    return _around(frame, features.crs, _wide(features), 0.0)
+
+
+def _box(frame: Frame) -> Any:
+    return shapely.box(0, 0, frame.shape[1], frame.shape[0])
+
+
+def _placed(features: Features, spec: Labels, frame: Frame) -> tuple[Any, NDArray[np.int16]]:
+    """Return the features about the scene as areas in its pixels, and their labels."""
+    shapes, values, widths = _near(features, spec, frame)
+    shapes = _pixels(features, shapes, frame)
+    return _widened(features.file, shapes, widths, frame), values
+
+
+def _wide(features: Features) -> float:
+    """Return half of the greatest width, metres."""
+    widths = features.widths[~np.isnan(features.widths)]
+    return float(widths.max()) / 2 if len(widths) else 0.0
+
+
+def _around(frame: Frame, crs: str | None, metres: float, px: float) -> tuple[float, float, float, float] | None:
+    """Return the box of the scene and what lies so many metres on the ground and pixels about it, in a CRS."""
+    box = frame.bounds(crs)
+    # where metres are unknown and asked for, `_metres` says so
+    across, down = frame.metres() or (np.inf, np.inf)
+    x, y = math.ceil(metres / across + px), math.ceil(metres / down + px)
+    if box is None or x == y == 0:
+        return box
+    rows, cols = frame.shape
+    wider = frame.part(Rect(-y, -x, rows + y, cols + x)).bounds(crs)
+    if wider is None:  # it reaches beyond where the CRS is defined
+        return box
+    return min(box[0], wider[0]), min(box[1], wider[1]), max(box[2], wider[2]), max(box[3], wider[3])
+
+
+def _near(features: Features, spec: Labels, frame: Frame) -> tuple[Any, NDArray[np.int16], NDArray[np.float64]]:
     """Return the features about the scene: a cheap choice before coordinates are transformed."""
     if frame.crs is None and features.crs is not None:
         raise LabelError(
             f"{features.file}: has a CRS ({crs_name(features.crs)}), the scene {frame.name} has none; georeference the "
             "scene, or give labels as a raster of its size"
         )
-    box = frame.bounds(features.crs)
+    contact = spec.contact or Contact(distance_m=0.0)
+    metres = _wide(features) + max(spec.border_m, contact.distance_m or 0.0)
+    box = _around(frame, features.crs, metres, contact.distance_px or 0.0)
     if box is None:
         return features.shapes[:0], features.values[:0], features.widths[:0]
-    reach = 0.05 * max(box[2] - box[0], box[3] - box[1])  # widths and curved edges
+    more = 0.05 * max(box[2] - box[0], box[3] - box[1])  # curved edges
     found = np.sort(
-        shapely.STRtree(features.shapes).query(
-            shapely.box(box[0] - reach, box[1] - reach, box[2] + reach, box[3] + reach)
-        )
+        shapely.STRtree(features.shapes).query(shapely.box(box[0] - more, box[1] - more, box[2] + more, box[3] + more))
     )
     return features.shapes[found], features.values[found], features.widths[found]
 
@@ -334,12 +385,52 @@ def _widened(file: str, shapes: Any, widths: NDArray[np.float64], frame: Frame) 
     return shapes
 
 
-def _contacts(file: str, shapes: Any, spec: Contact, frame: Frame) -> Any:
-    """Return where two different features are both within the distance: the ground that keeps them apart."""
-    if spec.distance_m is not None:
-        wide = _about(shapes, spec.distance_m, _metres(file, frame))
-    else:
-        wide = shapely.buffer(shapes, spec.distance_px or 0.0)
-    one, other = shapely.STRtree(wide).query(wide, predicate="intersects")
-    both = shapely.intersection(wide[one[one < other]], wide[other[one < other]])
+def _groups(spec: Labels, contact: Contact, codes: Mapping[str, int], values: NDArray[np.int16]) -> NDArray[np.intp]:
+    """Return for each feature which others it is kept apart from: those of its number; -1: none.
+
+    Buildings are kept apart: the class that the contact bars, if the layer has it, else the classes whose names say
+    that they are buildings. Where no name does, names do not tell, and those that may be are kept from their like.
+    """
+    named = [spec.class_, spec.others, *(spec.values or {}).values()]
+    own = {name: codes[name] for name in named if isinstance(name, str) and name in codes}
+    barred = contact.class_.not_ if isinstance(contact.class_, Not) else None
+    chosen = [barred] if barred in own else [name for name in own if kind_of(name) == Kind.building]
+    if chosen:
+        return np.where(np.isin(values, [own[name] for name in chosen if name is not None]), 0, -1)
+    unsaid = [code for name, code in own.items() if kind_of(name) == Kind.other]
+    return np.where(np.isin(values, unsaid), values, -1).astype(np.intp)
+
+
+def _contacts(file: str, shapes: Any, groups: NDArray[np.intp], spec: Contact, frame: Frame) -> Any:
+    """Return where two buildings are both within the distance, about the outline of the one that lies on top.
+
+    That is the ground that keeps them apart; where they overlap, a band along that outline does.
+    """
+
+    def about(these: Any) -> Any:
+        if spec.distance_m is not None:
+            return _about(these, spec.distance_m, _metres(file, frame))
+        return shapely.buffer(these, spec.distance_px or 0.0)
+
+    wide = about(shapes)
+    below, top = shapely.STRtree(wide).query(wide, predicate="intersects")
+    pairs = (below < top) & (groups[below] == groups[top])
+    below, top = below[pairs], top[pairs]
+    apart = ~_same(shapes, below, top)
+    below, top = below[apart], top[apart]
+    own, place = np.unique(top, return_inverse=True)
+    both = shapely.intersection(wide[below], about(shapely.boundary(shapes[own]))[place])
     return both[shapely.area(both) > 0]
+
+
+def _same(shapes: Any, one: NDArray[np.intp], other: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Return which pairs are one building: mapped twice, one part of the other, or both parts of a third."""
+    common = shapely.area(shapely.intersection(shapes[one], shapes[other]))
+    size = shapely.area(shapes)
+    homes: dict[int, set[int]] = {}
+    for part, whole in ((one, other), (other, one)):
+        within = common > _MOST * size[part]
+        for k, home in zip(part[within].tolist(), whole[within].tolist(), strict=True):
+            homes.setdefault(k, {k}).add(home)
+    pairs = zip(one.tolist(), other.tolist(), strict=True)
+    return np.array([not homes.get(a, {a}).isdisjoint(homes.get(b, {b})) for a, b in pairs], dtype=np.bool_)

@@ -175,6 +175,17 @@ def test_labels_that_lie_elsewhere(tmp_path: Path) -> None:
         stack(tmp_path, NOWHERE, labels=[{"files": degrees, "class": "building"}])
 
 
+def test_a_line_beyond_a_scene_covers_it_with_its_width(tmp_path: Path) -> None:
+    x, y = HERE.transform[2], HERE.transform[5]
+    line = shapely.LineString([(x - 50, y + 5), (x + 500, y + 5)])
+    save(tmp_path / "roads.gpkg", line)
+    layers = {"files": "roads.gpkg", "class": "road"}
+    whole = Rect(0, 0, *HERE.shape)
+    assert (stack(tmp_path, labels=[{**layers, "width_m": 12}]).read(whole) == CODES["road"]).any()
+    with pytest.raises(LabelError, match="does not overlap its scenes"):
+        stack(tmp_path, labels=[{**layers, "width_m": 9}])
+
+
 def test_paths_that_match_nothing(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     for pattern, message in (

@@ -135,6 +135,93 @@ def test_contacts_may_bar_a_class(tmp_path: Path) -> None:
     assert found[20, 26:34].tolist() == [1, 1, *[partial(1)] * 4, 1, 1]
 
 
+@pytest.mark.parametrize("distance", [{"distance_m": 1.0}, {"distance_px": 2}])
+def test_a_building_that_is_mapped_twice_or_in_parts_has_no_contact_in_it(
+    tmp_path: Path, distance: dict[str, Any]
+) -> None:
+    house, beside = box(10, 10, 40, 30), box(53, 10, 20, 30)
+    halves = [box(10, 10, 20, 30), box(30, 10, 20, 30)]
+    keys = {"class": "building", "contact": distance}
+    for shapes in ([house, house], [house, box(20, 15, 10, 10)], [*halves, house], [house, box(10.5, 10, 40, 30)]):
+        found = read(save(tmp_path / "a.gpkg", shapes), **keys)
+        assert set(np.unique(found).tolist()) == {UNKNOWN, 1}
+        # it is kept from its neighbour as before
+        alone, twice = (read(save(tmp_path / "b.gpkg", [*s, beside]), **keys) for s in ([house], shapes))
+        assert (alone == 3).any()
+        assert not ((alone == 3) & (twice != 3)).any()
+
+
+def test_buildings_that_overlap_a_little_are_kept_apart_by_a_band(tmp_path: Path) -> None:
+    file = save(tmp_path / "a.gpkg", [box(10, 10, 40, 30), box(40, 10, 40, 30)])
+    found = read(file, **{"class": "building", "contact": {"distance_m": 1.0}})
+    assert found[20, 36:54].tolist() == [1, 1, *[3] * 4, *[1] * 12]
+
+
+@pytest.mark.parametrize("contact", ["contact", {"not": "building"}])
+def test_contacts_are_between_buildings_only(tmp_path: Path, contact: Any) -> None:
+    shapes = [box(10, 10, 20, 30), box(30, 10, 20, 30), box(50, 5, 8, 60), box(57, 5, 20, 20)]
+    file = save(tmp_path / "a.gpkg", shapes, kind=["house", "house", "street", "street"])
+    keys = {"column": "kind", "values": {"house": "building", "street": "road"}}
+    found = read(file, **keys, contact={"class": contact, "distance_m": 1.0})
+    plain = read(file, **keys)
+    rows, cols = np.nonzero(found != plain)
+    assert (cols.min(), cols.max(), rows.min(), rows.max()) == (28, 31, 8, 41)
+
+
+def test_contacts_of_classes_whose_names_do_not_tell(tmp_path: Path) -> None:
+    codes = {"hut": 0, "road": 1, "barn": 2, "contact": 3}
+    shapes = [box(10, 10, 20, 30), box(30, 10, 20, 30), box(50, 10, 8, 30), box(10, 40, 40, 20)]
+    file = save(tmp_path / "a.gpkg", shapes, kind=["hut", "hut", "road", "barn"])
+    values = {name: name for name in ("hut", "road", "barn")}
+
+    def contacts(**keys: Any) -> Any:
+        spec = Labels.model_validate({"files": [file], **keys})
+        found = VectorLayer(read_features(file, spec, codes), spec, codes, frame()).read(WHOLE)
+        return np.nonzero(found >= 3)
+
+    rows, cols = contacts(column="kind", values=values, contact={"distance_m": 1.0})
+    assert (cols.min(), cols.max()) == (28, 31)  # huts are kept from huts
+    # the class that is barred is said to be the one
+    rows, _ = contacts(column="kind", values=values, contact={"class": {"not": "barn"}, "distance_m": 1.0})
+    assert not len(rows)
+    # all features are of one class
+    rows, cols = contacts(**{"class": "hut", "contact": {"distance_m": 1.0}})
+    assert (cols.max(), rows.max()) == (51, 41)
+
+
+@pytest.mark.parametrize("crs", ["EPSG:32645", "EPSG:4326", "EPSG:3857"])
+def test_labels_reach_into_small_scenes(tmp_path: Path, crs: str) -> None:
+    chip = Frame("chip", (128, 128), (0.5, 0.0, 350000.0, 0.0, -0.5, 3056000.0), UTM, 0.5)
+    every = Rect(0, 0, 128, 128)
+
+    def there(*shapes: Any) -> list[Any]:
+        there: list[Any] = geopandas.GeoSeries(list(shapes), crs=UTM).to_crs(crs).tolist()
+        return there
+
+    line = shapely.LineString([(349000, 3056005), (351000, 3056005)])  # five metres above it
+    for file in (
+        save(tmp_path / "a.gpkg", there(line), crs),
+        save(tmp_path / "b.gpkg", there(line, box(0, 100, 1, 1)), crs),
+    ):
+        for width, rows in ((8, 0), (12, 2), (16, 6), (20, 10)):
+            found = read(file, chip, every, **{"class": "road", "width_m": width})[:64] == 2
+            assert found.any(axis=1).sum() == rows
+            assert found[:rows].sum() == pytest.approx(rows * 128, abs=rows)
+    # a circle of 50 m, ten of them in the scene
+    point = save(tmp_path / "p.gpkg", there(shapely.Point(349960, 3055968)), crs)
+    found = read(point, chip, every, **{"class": "road", "width_m": 100}) == 2
+    assert found.sum() == pytest.approx(4 * (50**2 * math.acos(0.8) - 40 * 30), rel=0.05)
+    # of houses beyond the scene, what is about their outline, and between them
+    house, other = box(-30, 20, 24, 40), box(-30, 62, 24, 40)
+    file = save(tmp_path / "h.gpkg", there(house, other, box(60, 60, 5, 5)), crs)
+    found = read(file, chip, every, **{"class": "building", "border_m": 5.0}) == IGNORED
+    assert (found[20:60, :4].all(), found[20:60, 4].any(), found[115:].any()) == (True, False, False)
+    found = read(file, chip, every, **{"class": "building", "contact": {"distance_m": 5.0}}) == 3
+    assert found[59:63, :3].all()
+    found = read(file, chip, every, **{"class": "building", "contact": {"distance_px": 10.0}}) == 3
+    assert found[59:63, :3].all()
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
