@@ -29,6 +29,7 @@ from geounet.evaluation.shapes import (
     LINES,
     Clipped,
     Coverage,
+    Trimmed,
     layers_of,
     parts,
     polygonized,
@@ -211,9 +212,10 @@ class Comparison:
             streets = self._both(self._roads, mask, truth, road)
             in_pixels = [self._to_pixels(s) for s in (*(houses or ()), *(streets or ()))]
             covers = [Coverage(s) for s in in_pixels[:2]] if houses else []
+            trims = [self._trimmed(s) for s in in_pixels[:2]] if houses else []
             cuts = [Clipped(s) for s in (in_pixels[2:] if houses else in_pixels)] if streets else []
             if mask is not None or truth is not None:
-                self._windows(mask, truth, road, covers, cuts)
+                self._windows(mask, truth, road, covers, trims, cuts)
                 inside = [cover.counts() for cover in covers]
                 lines = [cut.lines() for cut in cuts]
             else:
@@ -222,7 +224,8 @@ class Comparison:
                 inside = [self._in_area(s) for s in in_pixels[: 2 if houses else 0]]
                 lines = [self._clipped(s) for s in (in_pixels[2:] if houses else in_pixels)] if streets else []
         if houses:
-            self.tally.buildings = self._matched(houses, inside)
+            within_scene = [self._within(*side) for side in zip(houses, trims, inside, strict=True)]
+            self.tally.buildings = self._matched(within_scene)
         if streets:
             self.tally.roads = self._networks(lines)
         return self.seen
@@ -244,9 +247,14 @@ class Comparison:
             size = (self.grid.rows, self.grid.cols)
             plane: Plane = OneClass(reader, code)
             shapes = self._to_map(polygonized(plane, size, self.work, f"{side}-buildings"))
-        if shapes is not None and self.settings.min_area_m2 > 0 and self.metric.unit == "m":
-            shapes = shapes[shapely.area(self.metric.place(shapes)) >= self.settings.min_area_m2]
-        return shapes
+        return None if shapes is None else shapes[self._large(shapes)]
+
+    def _large(self, shapes: Geometries) -> Bools:
+        """Return which buildings are not too small to be compared."""
+        least = self.settings.min_area_m2
+        if not least or self.metric.unit != "m":
+            return np.ones(len(shapes), dtype=np.bool_)
+        return np.asarray(shapely.area(self.metric.place(shapes)) >= least)
 
     def _roads(self, side: str, reader: Any, code: int) -> Geometries | None:
         shapes = self.truth.lines(code) if side == "truth" else self._layer(("road_edges", "roads"), LINES)
@@ -279,7 +287,7 @@ class Comparison:
     # Windows -------------------------------------------------------------------------------------------------------
 
     def _windows(self, mask: MaskReader | None, truth: Truth | None, road: int | None, covers: list[Coverage],
-                 cuts: list[Clipped]) -> None:  # fmt: skip
+                 trims: list[Trimmed], cuts: list[Clipped]) -> None:  # fmt: skip
         """Go through the scene once."""
         settings = self.settings
         pixels = None
@@ -303,6 +311,9 @@ class Comparison:
                     self.seen.labelled |= bool(seen[inner].any())
                     for cover in covers:
                         cover.add(rect, known[inner])
+                    if theirs is not None:
+                        for trim in trims:
+                            trim.add(rect, theirs[inner] != NODATA)
                     for cut in cuts:
                         cut.add(rect, known[inner])
                     if pixels is None or mine is None or theirs is None:
@@ -380,8 +391,25 @@ class Comparison:
             return lines
         return parts(np.asarray(shapely.intersection(lines, shapely.union_all(self.area.polygons))), LINES)
 
-    def _matched(self, both: tuple[Geometries, Geometries], inside: list[Bools]) -> Buildings:
-        truth, found = (self.metric.place(s) for s in both)
+    def _trimmed(self, shapes: Geometries) -> Trimmed:
+        zone: Any = shapely.box(0, 0, self.grid.cols, self.grid.rows) if self.grid.real else None
+        if self.area is not None:
+            area = shapely.union_all(self.area.polygons)
+            zone = area if zone is None else shapely.intersection(zone, area)
+        return Trimmed(shapes, zone, 1.0 if self.grid.real else 0.0)
+
+    def _within(self, shapes: Geometries, trim: Trimmed, inside: Bools) -> tuple[Geometries, Bools]:
+        """Return buildings as far as they lie within the scene, and which of them count: those that did uncut."""
+        single, place, whole = trim.polygons()
+        found = shapes[place]
+        found[~whole] = self._to_map(single[~whole])
+        kept = whole.copy()
+        kept[~whole] = self._large(found[~whole])
+        return found[kept], inside[place[kept]]
+
+    def _matched(self, both: list[tuple[Geometries, Bools]]) -> Buildings:
+        truth, found = (self.metric.place(shapes) for shapes, _ in both)
+        inside = [counting for _, counting in both]
         pairs = matched(truth, found)
         counted = inside[0][pairs.truth] | inside[1][pairs.found]
         mine, theirs = truth[pairs.truth[counted]], found[pairs.found[counted]]

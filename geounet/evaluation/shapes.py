@@ -201,6 +201,72 @@ class Clipped:
         return np.concatenate(self._found) if self._found else np.empty(0, dtype=object)
 
 
+class Trimmed:
+    """The parts of polygons that lie within a scene, where something was predicted.
+
+    Only what crosses an edge is cut, at the edge of all its gaps at once, so that windows leave no trace.
+
+    Parameters
+    ----------
+    shapes
+        Polygons in pixels.
+    zone
+        What counts of the scene, in pixels; none: everything.
+    least
+        Area of the smallest part, in pixels; of each polygon the largest part is one whatever its size.
+    """
+
+    def __init__(self, shapes: Geometries, zone: Any, least: float) -> None:
+        self._shapes, self._zone, self._least = shapes, zone, least
+        self._tree = shapely.STRtree(shapes)
+        self._gaps: dict[int, list[Any]] = {}
+
+    def add(self, rect: Rect, predicted: Bools) -> None:
+        """Note where nothing was predicted in a window; `predicted` is `(rows, cols)`."""
+        if predicted.all() or not len(self._tree.query(shapely.box(rect.x0, rect.y0, rect.x1, rect.y1))):
+            return
+        where = Affine.translation(rect.x0, rect.y0)
+        found = outlines((~predicted).astype(np.uint8), mask=~predicted, transform=where)
+        gaps = np.array([shapely.geometry.shape(gap) for gap, _ in found], dtype=object)
+        one, other = self._tree.query(gaps, predicate="intersects")
+        meet = shapely.area(shapely.intersection(gaps[one], _areas(self._shapes[other]))) > 0
+        for gap, place in zip(gaps[one[meet]], other[meet].tolist(), strict=True):
+            x0, y0, x1, y1 = shapely.bounds(self._shapes[place])
+            around = shapely.box(x0 - 1, y0 - 1, x1 + 1, y1 + 1)
+            self._gaps.setdefault(place, []).append(shapely.intersection(gap, around))
+
+    def polygons(self) -> tuple[Geometries, I64, Bools]:
+        """Return the parts, which polygon each is of, and whether it is the polygon as it was."""
+        shapes = self._shapes.copy()
+        whole = np.ones(len(shapes), dtype=np.bool_)
+        if self._zone is not None:
+            shapely.prepare(self._zone)
+            whole = shapely.covers(self._zone, shapes)
+            shapes[~whole] = shapely.intersection(_areas(shapes[~whole]), self._zone)
+        holed = np.array(sorted(self._gaps), dtype=np.int64)
+        gaps = [shapely.union_all(_areas(np.array(self._gaps[place], dtype=object))) for place in holed.tolist()]
+        shapes[holed] = shapely.difference(_areas(shapes[holed]), np.array(gaps, dtype=object))
+        whole[holed] = False
+        # Where edges of windows met those of gaps there are vertices on straight lines; a normal ring begins at none.
+        shapes[~whole] = shapely.simplify(shapely.normalize(_areas(shapes[~whole])), 0)
+        single, place = shapely.get_parts(shapes, return_index=True)
+        size = np.where(shapely.get_type_id(single) == AREAS[0], shapely.area(single), 0.0)
+        largest = np.zeros(len(shapes))
+        np.maximum.at(largest, place, size)
+        kept = (size > 0) & ((size >= self._least) | (size == largest[place]))
+        return np.asarray(single[kept]), place[kept], whole[place[kept]]
+
+
+def _areas(shapes: Geometries) -> Geometries:
+    """Return the areas alone of geometries, valid: what is moved to another CRS may meet itself."""
+    broken = ~(shapely.is_valid(shapes) & np.isin(shapely.get_type_id(shapes), AREAS))
+    if broken.any():
+        shapes = shapes.copy()
+        for place in np.flatnonzero(broken).tolist():
+            shapes[place] = shapely.multipolygons(parts(shapes[place : place + 1], AREAS))
+    return shapes
+
+
 def within(shapes: Geometries, area: Any) -> Bools:
     """Return which polygons lie by at least half in an area."""
     shapely.prepare(area)

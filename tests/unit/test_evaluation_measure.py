@@ -359,6 +359,51 @@ def test_buildings_that_overlap_count_in_any_order(tmp_path: Path) -> None:
         assert (found["truth"], found["found"], found["f1_50"]) == (2, 4, pytest.approx(2 / 3))
 
 
+def city(path: Path) -> tuple[Path, np.ndarray]:
+    """Footprints of a city, and the pixels of a scene within it, whose edges cut houses at any place."""
+    codes = np.zeros((400, 400), np.uint8)
+    for n, y in enumerate(range(20, 380, 30)):
+        for x in range(20 + 3 * n, 380, 26):
+            codes[y : y + 20, x : x + 18] = 1
+    codes[210:216, 180:195] = 0  # the edge of the scene leaves two parts of this one
+    shift = Affine.translation(-180, -100)
+    shapes = [shapely.geometry.shape(s) for s, _ in outlines(codes, codes == 1, transform=GRID @ shift)]
+    geopandas.GeoDataFrame(geometry=shapes, crs=UTM).to_file(path)
+    return path, codes[100 : 100 + SIZE[0], 180 : 180 + SIZE[1]].copy()
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_buildings_that_the_edge_of_the_scene_cuts_can_be_found(tmp_path: Path, gaps: bool) -> None:
+    houses, codes = city(tmp_path / "city.gpkg")
+    if gaps:  # a scene that is turned, and a hole in it
+        row, col = np.indices(SIZE)
+        codes[(row + col < 80) | (row - col > 90)] = 255
+        codes[66:74, 60:90] = 255
+    mask = raster(tmp_path / "s_mask.tif", codes, {0: "land", 1: "building"})
+    for window in (64, 512):
+        found = evaluate(mask, houses, settings=EvaluationSettings(window=window)).scores["buildings"]
+        assert found["f1_50_95"] == 1.0
+        assert found["polis_m"] == pytest.approx(0, abs=1e-6)
+        assert found["found"] >= found["truth"] > 20
+    # polygons that reach beyond the scene, as labels do
+    folder = tmp_path / "run"
+    folder.mkdir()
+    manifest = {
+        "name": "s",
+        "classes": [{"name": name, "code": code, "colour": "#123456"} for code, name in NAMES.items()],
+        "files": {"mask": str(mask), "vectors": str(houses)},
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    labels = raster(tmp_path / "labels.tif", codes, {0: "land", 1: "building"})
+    assert evaluate(folder, labels).scores["buildings"]["f1_50_95"] == 1.0
+    area = (500010.0, 5299950.0, 500060.0, 5299990.0)
+    scores = [
+        evaluate(mask, houses, aoi=area).scores["buildings"],
+        evaluate(mask, labels, aoi=area).scores["buildings"],
+    ]
+    assert [s["f1_50_95"] for s in scores] == [1.0, 1.0]
+
+
 def test_a_building_with_a_spike_counts(scene: Any, tmp_path: Path) -> None:
     pred = scene[0]
     x, y, right = 500002.5, 5299997.5, 500010.0

@@ -18,7 +18,7 @@ from rasterio.features import shapes as outlines
 
 from geounet.evaluation.graph import SAME, graph
 from geounet.evaluation.metric import metric
-from geounet.evaluation.shapes import AREAS, LINES, Clipped, Coverage, parts, polygonized, skeletonized, within
+from geounet.evaluation.shapes import AREAS, LINES, Clipped, Coverage, Trimmed, parts, polygonized, skeletonized, within
 from geounet.types import Rect
 from geounet.vector.attributes import Ground
 from tests.support.vectors import ArrayPlane
@@ -177,6 +177,50 @@ def test_a_line_over_windows_is_one_edge() -> None:
         clipped.add(rect, known[rect.y0 : rect.y1, rect.x0 : rect.x1])
     assert len(clipped.lines()) > 10
     assert len(graph(clipped.lines())) == 1
+
+
+@given(arrays(bool, (12, 14)), st.integers(3, 14), st.integers(0, 2**32 - 1))
+@settings(max_examples=40)
+def test_parts_of_polygons_lie_where_something_was_predicted(predicted: np.ndarray, side: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    low, size = random.uniform(-4, 14, (6, 2)), random.uniform(1, 9, (6, 2))
+    shapes = np.array([shapely.box(*a, *(a + b)) for a, b in zip(low, size, strict=True)])
+    zone = shapely.Polygon([(0, 0), (14, 0), (14, 9), (5, 12), (0, 12)])
+    trims = {n: Trimmed(shapes, zone, 0.0) for n in (side, 14)}
+    for n, trim in trims.items():
+        for rect in windows(predicted.shape, n):
+            trim.add(rect, predicted[rect.y0 : rect.y1, rect.x0 : rect.x1])
+    found, place, whole = trims[side].polygons()
+    area = shapely.union_all([shapely.box(x, y, x + 1, y + 1) for y, x in np.argwhere(predicted)])
+    beyond = shapely.box(-9, -9, 30, 30).difference(shapely.box(0, 0, 14, 12))  # zone cuts that
+    for k, shape in enumerate(shapes):
+        expected = shape.intersection(area.union(beyond)).intersection(zone)
+        assert shapely.area(found[place == k]).sum() == pytest.approx(expected.area, abs=1e-9)
+        if expected.area == shape.area:
+            assert found[place == k].tolist() == [shape]
+            assert whole[place == k].all()
+    # the same vertices whatever the windows
+    others, theirs, _ = trims[14].polygons()
+    assert place.tolist() == theirs.tolist()
+    assert (shapely.get_num_coordinates(found) == shapely.get_num_coordinates(others)).all()
+    assert shapely.equals(found, others).all()
+
+
+def test_what_an_edge_leaves_of_a_polygon() -> None:
+    square = shapely.box(-4, 2, 6, 8)
+    fork = shapely.box(-6, 10, 5, 20).difference(shapely.box(0, 12, 5, 18))
+    comb = shapely.box(-9, 30, 0.5, 40).difference(shapely.box(0, 31, 1, 40))  # half a pixel of it is within
+    longer = comb.union(shapely.box(-9, 45, 7, 50)).union(shapely.box(-9, 30, -8, 50))  # and of this one much more
+    shapes = np.array([square, shapely.box(1, 1, 2, 2), fork, shapely.box(-9, 0, -8, 1), comb, longer])
+    found, place, whole = Trimmed(shapes, shapely.box(0, 0, 100, 100), 1.0).polygons()
+    assert (place.tolist(), whole.tolist()) == ([0, 1, 2, 2, 4, 5], [False, True, *[False] * 4])
+    assert found[1] == shapes[1]
+    assert found[0].equals(shapely.box(0, 2, 6, 8))
+    assert sorted(shapely.area(found[2:]).tolist()) == [0.5, 10, 10, 35]
+    found, place, whole = Trimmed(shapes, None, 1.0).polygons()
+    assert whole.all()
+    assert found.tolist() == shapes.tolist()
+    assert Trimmed(shapes[:0], shapely.box(0, 0, 9, 9), 1.0).polygons()[0].tolist() == []
 
 
 def test_polygons_within_an_area() -> None:
