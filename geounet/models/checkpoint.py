@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import pickle
 import re
 import warnings
@@ -22,23 +23,33 @@ from geounet.models.bundle import read_header
 from geounet.models.network import ARCHITECTURES, RESERVED
 from geounet.models.networks.table import NETWORKS
 
+logger = logging.getLogger(__name__)
+
 Weights = dict[str, torch.Tensor]
 
 _NESTED = ("state_dict", "model_state_dict", "model_state", "model", "net", "network")
 _NONE = "is not a checkpoint that torch can read: neither an archive nor a pickle; expected what torch.save wrote"
 _ACTIVATIONS = {"softmax": "softmax", "softmax2d": "softmax", "logsoftmax": "softmax", "sigmoid": "sigmoid"}
+_NOTHING = ("", "none", "null", "identity", "linear", "logits")
+_FORMER = ("decoder_use_batchnorm", "psp_use_batchnorm", "upscale_mode")  # arguments that smp still takes
 
 
 @dataclass
 class Source:
-    """What a source says."""
+    """What a source says.
+
+    `said` are the hyper-parameters of a Lightning checkpoint: whatever its author called so, of which `arguments_of`
+    takes what the network has. `ending` is an activation at the network's end that is neither softmax nor sigmoid.
+    """
 
     where: Path
     weights: Weights
     architecture: str | None = None
     encoder: str | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
+    said: Mapping[str, Any] = field(default_factory=dict)
     activation: str | None = None
+    ending: str | None = None
     probabilities: bool = False
     in_channels: int | None = None
     channels: int | None = None
@@ -97,12 +108,41 @@ def _read_pretrained(folder: Path) -> Source:
 
 
 def _read_activation(source: Source, activation: object) -> None:
+    """Take the activation that smp's config says the network ends in."""
     if activation in (None, "identity"):
         return
-    if activation not in _ACTIVATIONS:
-        raise ModelError(f"{source.where}: the network ends in {activation!r}; only softmax and sigmoid can be used")
-    source.activation = _ACTIVATIONS[str(activation)]
-    source.probabilities = True
+    source.activation = _ACTIVATIONS.get(str(activation))
+    source.probabilities = source.activation is not None
+    source.ending = None if source.probabilities else str(activation)
+
+
+def arguments_of(source: Source, architecture: str | None) -> dict[str, Any]:
+    """Return the arguments that a source says of its network, but for the defaults of smp's class.
+
+    Parameters
+    ----------
+    source
+        From `read_source`.
+    architecture
+        The network's, which the source need not say.
+    """
+    import segmentation_models_pytorch as smp
+
+    if architecture not in ARCHITECTURES:
+        return source.arguments
+    parameters = inspect.signature(getattr(smp, architecture).__init__).parameters
+    known = {*_FORMER, *(name for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD)}
+    said = {}
+    for key in (known & source.said.keys()) - {*RESERVED, "activation", "aux_params"}:
+        try:
+            value = json.loads(json.dumps(source.said[key]))
+        except (TypeError, ValueError):
+            logger.warning("%s: hyper-parameter %s is a %s, expected what JSON can say: left out; give it in --card",
+                           source.where, key, type(source.said[key]).__name__)  # fmt: skip
+            continue
+        if value is not None:
+            said[key] = value
+    return {**source.arguments, **_arguments(architecture, said)}
 
 
 def _arguments(architecture: str | None, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,10 +177,15 @@ def _read_hyper_parameters(source: Source, said: Mapping[str, Any]) -> None:
         if isinstance(said.get(key), str):
             source.encoder = said[key]
             break
-    known = [k for k in ("encoder_depth", "encoder_output_stride", "decoder_channels") if said.get(k) is not None]
-    source.arguments = {k: json.loads(json.dumps(said[k])) for k in known}
-    if isinstance(said.get("activation"), str):
-        _read_activation(source, said["activation"])
+    source.said = said
+    activation = said.get("activation")
+    if isinstance(activation, str) and activation.strip().lower() not in _NOTHING:
+        # A word for people, perhaps of a layer within: only a hint.
+        source.activation = _ACTIVATIONS.get(activation.strip().lower())
+        source.probabilities = source.activation is not None
+        if source.activation is None:
+            logger.info("%s: its hyper-parameter activation is %r, neither softmax nor sigmoid: not used",
+                        source.where, activation)  # fmt: skip
 
 
 def _safetensors(path: Path) -> Weights:

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from geounet.config.card import OWN_NETWORKS, PALETTE, Card, TileSpec, kind_of
 from geounet.errors import JobError, ModelError, first_line
 from geounet.models.bundle import Bundle, save_bundle
-from geounet.models.checkpoint import Source, Weights, read_source
+from geounet.models.checkpoint import Source, Weights, arguments_of, read_source
 from geounet.models.network import build, compare, stride
 from geounet.models.networks.table import NETWORKS
 
@@ -70,7 +70,7 @@ def import_model(
     architecture, encoder
         Names of the table of networks and of smp's encoders. Only for sources that do not say.
     activation
-        `softmax` (one class a pixel) or `sigmoid`.
+        `softmax` (one class a pixel) or `sigmoid`. It goes before what the source says.
     data_type
         Type of the training imagery, for example uint8.
     card
@@ -94,6 +94,8 @@ def import_model(
         If `dest` exists and `overwrite` is false.
     """
     found = read_source(source)
+    if found.ending is not None:
+        raise ModelError(f"{source}: the network ends in {found.ending!r}; only softmax and sigmoid can be used")
     given = _partial(card)
     data: dict[str, Any] = {k: v for k, v in given.items() if k != "total_parameters"}
     for key, option, said in (
@@ -105,8 +107,8 @@ def import_model(
         if value is not None:
             data[key] = value
     if "arguments" not in data:
-        data["arguments"] = found.arguments
-    if found.probabilities:
+        data["arguments"] = arguments_of(found, data.get("architecture"))
+    if found.probabilities and data["activation"] == found.activation:
         data.setdefault("output", "probabilities")
     data["name"] = name or data.get("name") or re.sub(r"[^A-Za-z0-9._-]+", "-", dest.name).strip("-._")
 

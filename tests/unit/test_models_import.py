@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from geounet.errors import JobError, ModelError, OutputExistsError
 from geounet.models.bundle import Bundle
+from geounet.models.checkpoint import read_source
 from geounet.models.foreign import import_model
 from geounet.models.network import load
 from geounet.models.predictor import Predictor
@@ -137,6 +138,77 @@ def test_a_lightning_checkpoint_says_its_hyper_parameters(tmp_path: Path, networ
     made = import_model(tmp_path / "last.ckpt", tmp_path / "made", **GIVEN)
     assert same(made, network)
     assert made.card.arguments == SMALL
+
+
+def lightning(path: Path, network: torch.nn.Module, **said: Any) -> Path:
+    state = {f"model.{k}": v for k, v in network.state_dict().items()}
+    torch.save({"epoch": 9, "state_dict": state, "hyper_parameters": {**said, "lr": 1e-3}}, path)
+    return path
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_hyper_parameters_that_no_weight_shows(tmp_path: Path, named: bool) -> None:
+    network = trained(decoder_interpolation="bilinear")
+    said = {**SMALL, "decoder_interpolation": "bilinear", "decoder_attention_type": None, "decoder_rate": 0.1,
+            "in_channels": 4, "classes": 3, "loss": {"name": "dice"}, "kwargs": {"a": 1}}  # fmt: skip
+    source = lightning(
+        tmp_path / "last.ckpt", network, **said, **({"arch": "Unet", "encoder": ENCODER} if named else {})
+    )
+    made = import_model(source, tmp_path / "made", **(GIVEN if named else NAMED))
+    assert made.card.arguments == {**SMALL, "decoder_interpolation": "bilinear"}
+    assert same(made, network)
+    assert not same(made, trained())
+
+
+def test_hyper_parameters_of_other_networks(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    own = {"encoder_name": "resnet18", "in_channels": 4, "classes": 3, "decoder_atrous_rates": (2, 4, 6)}
+    network = smp.DeepLabV3Plus(encoder_weights=None, **own).eval()
+    source = lightning(tmp_path / "last.ckpt", network, model="deeplabv3+", decoder_interpolation="bilinear", **own)
+    made = import_model(source, tmp_path / "made", **GIVEN)
+    assert made.card.arguments == {"decoder_atrous_rates": [2, 4, 6]}
+    assert same(made, network)
+
+
+def test_hyper_parameters_that_json_cannot_say(
+    tmp_path: Path, network: torch.nn.Module, card_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = lightning(tmp_path / "last.ckpt", network, decoder_channels=torch.tensor([16, 8, 8]), encoder_depth=3)
+    assert same(import_model(source, tmp_path / "made", card=card_file, **NAMED), network)
+    with pytest.raises(ModelError, match="decoder_channels"):  # smp's own do not fit
+        import_model(source, tmp_path / "other", **NAMED)
+    assert "hyper-parameter decoder_channels is a Tensor, expected what JSON can say" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("said", "given", "found", "noted"),
+    [
+        ("relu", "softmax", ("softmax", "logits"), True),
+        ("None", "sigmoid", ("sigmoid", "logits"), False),
+        ("logits", "softmax", ("softmax", "logits"), False),
+        ("Sigmoid", None, ("sigmoid", "probabilities"), False),
+        ("Softmax2d", None, ("softmax", "probabilities"), False),
+        ("softmax", "sigmoid", ("sigmoid", "logits"), False),
+    ],
+)
+def test_activations_of_hyper_parameters_are_hints(
+    tmp_path: Path, network: torch.nn.Module, caplog: pytest.LogCaptureFixture,
+    said: str, given: str | None, found: tuple[str, str], noted: bool,
+) -> None:  # fmt: skip
+    caplog.set_level("INFO")
+    source = lightning(tmp_path / "last.ckpt", network, **SMALL, activation=said)
+    made = import_model(source, tmp_path / "made", **{**NAMED, "activation": given})
+    assert (made.card.activation, made.card.output) == found
+    assert ("neither softmax nor sigmoid: not used" in caplog.text) == noted
+
+
+def test_an_unknown_activation_is_asked_for(tmp_path: Path, network: torch.nn.Module) -> None:
+    source = lightning(tmp_path / "last.ckpt", network, **SMALL, activation="relu")
+    with pytest.raises(JobError, match="give --activation"):
+        import_model(source, tmp_path / "made", **{**NAMED, "activation": None})
+    # weights alone are of use whatever the network ends in
+    trained(activation="tanh").save_pretrained(tmp_path / "tanh")
+    assert len(read_source(tmp_path / "tanh").weights) == len(network.state_dict())
 
 
 def test_two_networks_in_one_checkpoint(tmp_path: Path, network: torch.nn.Module, card_file: Path) -> None:
