@@ -425,6 +425,7 @@ def _contacts(file: str, shapes: Any, groups: NDArray[np.intp], spec: Contact, f
 
 def _same(shapes: Any, one: NDArray[np.intp], other: NDArray[np.intp]) -> NDArray[np.bool_]:
     """Return which pairs are one building: mapped twice, one part of the other, or both parts of a third."""
+    shapes = _mended(shapes)  # in pixels one may meet itself
     common = shapely.area(shapely.intersection(shapes[one], shapes[other]))
     size = shapely.area(shapes)
     homes: dict[int, set[int]] = {}
