@@ -20,7 +20,8 @@ logger = logging.getLogger(__name__)
 HIDDEN = ".geounet"
 """The work folder in an output folder, unless the job names another; its lock is that of the output folder."""
 
-_FILE = "lock"
+LOCK = "lock"
+"""The file in a work folder that runs lock."""
 
 _ELSEWHERE = "work"
 """In the hidden folder: where the work folder is, if it is another."""
@@ -54,7 +55,7 @@ def locked(work: Path, out: Path | None = None) -> Iterator[None]:
     GeounetError
         If the folder cannot be written, or its file system has no locks.
     """
-    path, out = work / _FILE, out or work.parent
+    path, out = work / LOCK, out or work.parent
     try:
         work.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -124,7 +125,7 @@ def noted(out: Path) -> list[Path]:
 
 def is_locked(work: Path) -> bool:
     """Return whether a run holds the lock of a work folder; also where one may only read. No run notices."""
-    path = work / _FILE
+    path = work / LOCK
     try:
         file = os.open(path, os.O_RDONLY)
     except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import shutil
@@ -10,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from geounet.atomic import remove_leftovers
+from geounet.atomic import remove_leftovers, write_text
 from geounet.batch.blame import fault_of
 from geounet.config.job import Job, Vector
 from geounet.config.layers import resolve_layers
-from geounet.engine.ledger import fingerprint
+from geounet.engine.ledger import fingerprint, remove_empty
 from geounet.engine.manifest import remove_replaced
 from geounet.engine.plan import versions
 from geounet.engine.pool import InlinePool, Pool, PoolExecutor
@@ -118,7 +119,7 @@ def mosaics(
         remove_leftovers(path.parent, path.stem)
         began = time.monotonic()
         try:
-            report = _make(job, path, here, sections, work / "mosaics" / path.stem, key, pool(), progress)
+            report = _make(job, path, here, sections, work / "mosaics" / path.stem / key[:16], key, pool(), progress)
         except Exception as error:  # what scenes are done is to be told all the same
             failure = _failure(error, path, work)
             logger.error("%s: %s", path.name, failure)
@@ -180,6 +181,8 @@ def _make(
         room = max(0, backdrop.MOST - len(below))
         below += [backdrop.scene(file, Path(file).stem) for file in run.spec.files[:room]]
     logger.info("%s: %d scenes as one", path.name, len(scenes))
+    work.mkdir(parents=True, exist_ok=True)
+    write_text(work / "record.json", json.dumps({"key": key}))  # it is a folder of ours, says this
     joined = mosaic(pieces, work)
     request = VectorRequest(
         mask=joined.mask,
@@ -205,4 +208,5 @@ def _make(
     report: dict[str, Any] = geopackage(request, executor, joined.notes)
     tell(request, report)
     shutil.rmtree(work)
+    remove_empty(work.parent, work.parent.parent)
     return report

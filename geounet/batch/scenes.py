@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import logging
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import takewhile
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from geounet.batch.lock import HIDDEN
 from geounet.config.job import BandSet, Job
+from geounet.engine.ledger import KEY, STAGES
 from geounet.engine.manifest import FORMAT, read_manifest
 from geounet.errors import GeounetError, JobError
 from geounet.raster.scene import SceneSpec
@@ -229,4 +229,4 @@ def _is_ours(path: Path, start: Path, out: Path, work: Path) -> bool:
         return True
     # Scenes that lie in the work folder themselves: only what is placed as parts are (`Ledger.folder`) is left out.
     stage, *below = path.relative_to(work).parts
-    return stage == "mosaics" or (stage == "scenes" and any(re.fullmatch("[0-9a-f]{16}", name) for name in below[1:-1]))
+    return stage in STAGES and any(KEY.fullmatch(name) for name in below[1:-1])

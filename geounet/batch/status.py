@@ -11,8 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from geounet.batch.lock import HIDDEN, is_locked, locked, noted
-from geounet.engine.ledger import folder_bytes
+from geounet.batch.lock import HIDDEN, LOCK, is_locked, locked, noted
+from geounet.engine.ledger import STAGES, folder_bytes, is_ledger, remove_empty
 from geounet.engine.manifest import read_manifest, sweep
 from geounet.errors import GeounetError, JobError
 
@@ -176,7 +176,8 @@ def _events(path: Path) -> list[dict[str, Any]]:
 def clean(out: Path, work: Path | None = None) -> tuple[int, int]:
     """Remove the parts of finished and abandoned runs; return how many scenes had some, and their bytes.
 
-    An interrupted run can no longer be continued afterwards; finished output stays.
+    An interrupted run can no longer be continued afterwards; finished output stays. In a work folder that the job named
+    only what runs have made goes: other things may lie in it.
 
     Raises
     ------
@@ -185,21 +186,33 @@ def clean(out: Path, work: Path | None = None) -> tuple[int, int]:
     JobError
         If the folder is that of a scene.
     GeounetError
-        If the folder is no output folder.
+        If the folder is no output folder, or the work folder none of a run.
     """
     last = read_manifest(out)
     refuse_scene(out, last)
+    if work is not None and not (work / LOCK).exists() and not _parts(work):
+        raise GeounetError(f"{work}: no work folder of a run (it holds no {LOCK})")
     folders = [folder for folder in _works(out, work, last) if folder.is_dir()]
     if not folders and not (out / "manifest.json").exists():
         raise GeounetError(f"{out}: no output folder of a run (it holds no .geounet)")
     count, size = 0, 0
     for folder in folders:
         with locked(folder, out):
-            parts = sorted(p for stage in ("scenes", "mosaics") for p in (folder / stage).glob("*") if p.is_dir())
+            parts = _parts(folder)
+            names = {path.relative_to(folder).parts[:2] for path in parts}
             if parts:
-                logger.info("%s: removing the parts of %d scenes", folder, len(parts))
-            count, size = count + len(parts), size + folder_bytes(parts)
+                logger.info("%s: removing the parts of %d scenes", folder, len(names))
+            count, size = count + len(names), size + folder_bytes(parts)
             for path in parts:
                 shutil.rmtree(path)
+                remove_empty(path.parent, folder / path.relative_to(folder).parts[0])
             sweep(out)
     return count, size
+
+
+def _parts(folder: Path) -> list[Path]:
+    """Return the folders of parts in a work folder."""
+    if folder.name == HIDDEN:  # where nobody else keeps anything
+        return sorted(p for stage in STAGES for p in (folder / stage).glob("*") if p.is_dir())
+    below = (p for stage in STAGES for depth in ("*/*", "*/*/*") for p in (folder / stage).glob(depth))
+    return sorted(p for p in below if is_ledger(p))

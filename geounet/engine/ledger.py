@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,30 @@ def fingerprint(*parts: Any) -> str:
     """Return the sha256 (hex) of JSON-able values, independent of the order of keys."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+STAGES = ("scenes", "mosaics")
+"""Folders of a work folder that hold the parts: `STAGE/NAME/KEY`, or `STAGE/NAME/MODEL/KEY`."""
+
+KEY = re.compile("[0-9a-f]{16}")
+"""Names of folders of parts: the beginnings of fingerprints."""
+
+_MARKS = ("record.json", "journal.jsonl")
+
+
+def is_ledger(folder: Path) -> bool:
+    """Return whether a folder is one of parts that a run has made: a work folder may hold other things, too."""
+    return KEY.fullmatch(folder.name) is not None and any((folder / name).is_file() for name in _MARKS)
+
+
+def remove_empty(folder: Path, top: Path) -> None:
+    """Remove a folder and those above it, up to `top`, which stays, as far as they are empty."""
+    while folder != top:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+        folder = folder.parent
 
 
 class Ledger:
@@ -41,6 +67,7 @@ class Ledger:
 
     def __init__(self, work: Path, scene: str, key: str) -> None:
         self.scene, self.key = scene, key
+        self._work = work
         self.folder = work / "scenes" / scene / key[:16]
 
     @property
@@ -77,6 +104,15 @@ class Ledger:
         with (self.folder / "journal.jsonl").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
+    def noted(self, event: str) -> bool:
+        """Return whether a journal of the scene, of any setting, tells of an event."""
+        mark = f'"event": {json.dumps(event)},'
+        for path in self.folder.parent.glob("*/journal.jsonl"):
+            with suppress(OSError):
+                if mark in path.read_text(encoding="utf-8", errors="replace"):
+                    return True
+        return False
+
     def receipts(self, stage: str) -> dict[str, dict[str, Any]]:
         """Return the receipts of a stage whose files are all there, by name."""
         from geounet.predict.receipts import read_receipt
@@ -95,11 +131,7 @@ class Ledger:
     def remove_parts(self) -> None:
         """Remove all intermediate files; the journal goes with them."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        for parent in (self.folder.parent, self.folder.parent.parent):
-            try:
-                parent.rmdir()
-            except OSError:
-                break
+        remove_empty(self.folder.parent, self._work)
 
 
 def folder_bytes(folders: Iterable[Path]) -> int:

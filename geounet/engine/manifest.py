@@ -13,6 +13,7 @@ from typing import Any
 
 from geounet.atomic import remove_leftovers, remove_temporary, temporary_beside, write_text
 from geounet.config.job import Job
+from geounet.engine.ledger import Ledger
 from geounet.engine.plan import Plan, versions
 from geounet.engine.storage import full_disk_named
 from geounet.errors import ClusterError, OutputExistsError
@@ -25,6 +26,12 @@ from geounet.types import NODATA
 logger = logging.getLogger(__name__)
 
 FORMAT = "geounet-manifest/1"
+
+PUBLISH = "publish"
+"""What the journal of a scene says before its files get their names."""
+
+_ENDINGS = ("_mask.tif", "_prob.tif", ".gpkg", "_preview.png")
+"""What users would miss most."""
 
 Counts = list[dict[str, int]]
 """For each band of a mask, how many pixels have each value."""
@@ -73,6 +80,24 @@ def finished_output(folder: Path, key: str, *, overwrite: bool, mend: bool) -> d
         f"{folder}: holds finished output of another job, model or input; set outputs.overwrite: true "
         "(--overwrite) to replace it, or choose another output folder"
     )
+
+
+def check_unclaimed(folder: Path, name: str, ledger: Ledger) -> None:
+    """Check that a scene's results would replace none but those of runs.
+
+    Raises
+    ------
+    OutputExistsError
+        If a file with the name of one is in the folder, but nothing says that a run has made it.
+    """
+    if (folder / "manifest.json").exists():
+        return  # whose output that is, is another question
+    there = [path for ending in _ENDINGS if (path := folder / f"{name}{ending}").exists()]
+    if there and not ledger.noted(PUBLISH):  # a run that was killed while it published leaves them without a manifest
+        raise OutputExistsError(
+            f"{there[0]}: is there, and no manifest.json beside it says that a run has made it; set outputs.overwrite: "
+            "true (--overwrite) to replace it, or choose another output folder"
+        )
 
 
 def scene_manifest(
@@ -220,11 +245,15 @@ def publish(manifest: dict[str, Any], plan: Plan, staging: Path, folder: Path, s
             write_text(_ready(folder / "manifest.json", ready), text)
         (folder / "manifest.json").unlink(missing_ok=True)
         for path, temporary in ready.items():
-            temporary.replace(path)
+            _rename(temporary, path)
     finally:
         for temporary in ready.values():
             remove_temporary(temporary)
     remove_replaced(folder, before, files)
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    temporary.replace(path)
 
 
 def _ready(path: Path, ready: dict[Path, Path]) -> Path:

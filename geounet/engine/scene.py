@@ -17,7 +17,7 @@ from geounet.engine.drawing import cells, draw_whole, vector_request
 from geounet.engine.estimate import check_memory
 from geounet.engine.input import check_unchanged, describe_input
 from geounet.engine.ledger import Ledger
-from geounet.engine.manifest import count_pixels, finished_output, publish, scene_manifest
+from geounet.engine.manifest import PUBLISH, check_unclaimed, count_pixels, finished_output, publish, scene_manifest
 from geounet.engine.plan import (
     Plan,
     choose_grid,
@@ -192,6 +192,7 @@ class SceneRun:
             files=files,
             deaths=self.pool.deaths,
         )
+        ledger.note(PUBLISH)
         publish(manifest, plan, staging, self.folder, started)
         ledger.remove_parts()
         return manifest
@@ -218,14 +219,18 @@ class SceneRun:
         SceneError
             If the scene is refused.
         OutputExistsError
-            If finished output of another job, model or input is in the folder and `overwrite` is not set.
+            If finished output of another job, model or input, or files of no run are in the folder, and `overwrite` is
+            not set.
         """
         spec, info = self.describe()
         self.pixels = info.width * info.height
         choose_grid(info, self.bundle.card, self.job)
         self._layers(info)
-        key = job_key(self.job, pixel_key(self.job, self.bundle, info, spec))
-        return finished_output(self.folder, key, overwrite=self.job.outputs.overwrite, mend=mend)
+        pixels, overwrite = pixel_key(self.job, self.bundle, info, spec), self.job.outputs.overwrite
+        done = finished_output(self.folder, job_key(self.job, pixels), overwrite=overwrite, mend=mend)
+        if done is None and not overwrite:
+            check_unclaimed(self.folder, info.name, Ledger(self.work, self._name(), pixels))
+        return done
 
     def prepare(self, *, dry: bool = False, workers: int | None = None) -> tuple[Plan, Ledger]:
         """Resolve the job for this scene for a number of workers (None: those there are); `dry` leaves no record."""

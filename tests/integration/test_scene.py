@@ -390,6 +390,38 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_work(scene: Path, bu
     assert one.run()["state"] == "done"
 
 
+def test_files_that_no_run_has_made_are_not_replaced(
+    scene: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_of(scene, bundle, tmp_path / "out", "vector=none")
+    (one,) = scene_runs(job)
+    mine = one.folder / f"{one.spec.name}_mask.tif"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(OutputExistsError, match=r"_mask\.tif: is there, and no manifest\.json .*--overwrite"):
+        scene_runs(job)[0].finished()
+    assert mine.read_text() == "mine"
+    (over,) = scene_runs(job_of(scene, bundle, tmp_path / "out", "vector=none", "outputs.overwrite=true"))
+    assert over.finished() is None
+    mine.unlink()
+
+    # Those of a run that was killed between its names and its manifest are replaced.
+    def killed(temporary: Path, path: Path) -> None:
+        temporary.replace(path)
+        raise KeyboardInterrupt
+
+    (first,) = scene_runs(job)
+    with monkeypatch.context() as patch:
+        patch.setattr("geounet.engine.manifest._rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            first.run()
+    assert mine.exists()
+    assert not (mine.parent / "manifest.json").exists()
+    (again,) = scene_runs(job)
+    assert again.finished() is None
+    assert again.run()["state"] == "done"
+
+
 def test_parts_of_another_input_are_not_used(scene: Path, bundle: Bundle, tmp_path: Path) -> None:
     """The same file name with other content starts anew."""
     values = np.random.default_rng(9).integers(20, 250, (3, 112, 144)).astype(np.uint8)

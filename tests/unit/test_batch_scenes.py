@@ -31,7 +31,7 @@ def parts(work: Path) -> None:
     touched(
         folder / "r0000c0000_core_mask.tif", folder / "mask.vrt", work / "scenes" / "a" / "model" / KEY / "prob.vrt"
     )
-    touched(work / "mosaics" / "town" / "mosaic.vrt")
+    touched(work / "mosaics" / "town" / KEY / "mosaic.vrt")
 
 
 def names(scenes: Path | str, out: Path, work: Path | str = "auto") -> list[str]:

@@ -14,7 +14,7 @@ import pytest
 from geounet.batch import status as status_module
 from geounet.batch.lock import locked, locked_output
 from geounet.batch.status import clean, read_status
-from geounet.errors import LockedError
+from geounet.errors import GeounetError, LockedError
 
 RECIPE = {"model_shape": [100, 100], "tile": 64, "overlap": 0, "side": 1}
 
@@ -26,7 +26,7 @@ def finished(out: Path, name: str = "a", *, at: float = 1000.0) -> None:
     (out / name / "manifest.json").write_text(json.dumps({"state": "done", "blocks": blocks, "finished": moment}))
 
 
-def ledger(work: Path, name: str = "a", *, key: str = "k" * 16, began: float = 500.0) -> Path:
+def ledger(work: Path, name: str = "a", *, key: str = "b" * 16, began: float = 500.0) -> Path:
     folder = work / "scenes" / name / key
     (folder / "receipts" / "infer").mkdir(parents=True)
     (folder / "receipts" / "infer" / "r0000c0000.json").write_text("{}")
@@ -51,7 +51,7 @@ def test_a_finished_scene_stays_done_whatever_was_left_behind(tmp_path: Path) ->
     assert (other["state"], other["blocks"], other["error"]) == ("interrupted", {"total": 4, "done": 1}, "no")
     with locked(work):
         assert states(out) == {"a": "done", "b": "running"}
-        ledger(work, key="j" * 16, began=time.time())
+        ledger(work, key="a" * 16, began=time.time())
         assert states(out) == {"a": "running", "b": "running"}, "it is being replaced"
     assert states(out) == {"a": "done", "b": "interrupted"}
 
@@ -132,6 +132,32 @@ def test_clean_removes_what_killed_runs_were_writing(tmp_path: Path) -> None:
     assert clean(out)[0] == 1
     left = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert left == {*others, "a/manifest.json", ".geounet/lock"}
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_other_things_in_a_work_folder_stay(tmp_path: Path, given: bool) -> None:
+    """A job may name a folder that holds its scenes, too."""
+    out, work = tmp_path / "out", tmp_path
+    kept = [tmp_path / name for name in ("scenes/north/n.tif", f"scenes/{'c' * 16}/n.tif", "mosaics/town/m.tif",
+                                         f"scenes/north/{'d' * 16}/n.tif")]  # fmt: skip
+    for path in kept:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    parts = [ledger(work), ledger(work, "b/model"), ledger(work, "north")]
+    with locked_output(out, work):
+        pass
+    assert clean(out, work if given else None)[0] == 3
+    assert [path for path in kept if not path.exists()] == []
+    assert [path for path in parts if path.exists() or (path.parent.name == "model" and path.parent.exists())] == []
+
+
+def test_a_folder_that_no_run_worked_in_is_refused(tmp_path: Path) -> None:
+    out, other = tmp_path / "out", tmp_path / "other"
+    ledger(out / ".geounet")
+    (other / "scenes" / "a").mkdir(parents=True)
+    with pytest.raises(GeounetError, match="no work folder of a run"):
+        clean(out, other)
+    assert sorted(path.name for path in other.rglob("*")) == ["a", "scenes"]
 
 
 @pytest.mark.parametrize("way", ["noted", "manifest"])
