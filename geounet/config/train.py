@@ -56,7 +56,10 @@ class Model(Section):
             description="weights to start from: a bundled model's name, or the path (with a slash) of a bundle or file"
         ),
     ] = None
-    dropout: Annotated[Share, Field(description="dropout where the network has it")] = 0.0
+    dropout: Annotated[
+        Share | None,
+        Field(description="rate of the network's dropout layers, 0: none; left out: the network's own"),
+    ] = None
     fill: Annotated[Finite, Field(description="normalised value of invalid pixels; 0 is the mean")] = 0.0
 
 

@@ -136,8 +136,11 @@ def fingerprint(job: TrainJob, data: Dataset) -> str:
     Scenes and labels are known by what was measured of them: a changed image changes its statistics, changed labels
     their counts, while a copy of the files elsewhere is the same data.
     """
+    settings = job.model_dump(mode="json", exclude=_SILENT)
+    # 0.0 once stood for the network's own dropout: trainings that were begun with it go on
+    settings["model"]["dropout"] = {None: 0.0, 0.0: "none"}.get(job.model.dropout, job.model.dropout)
     content = {
-        "job": job.model_dump(mode="json", exclude=_SILENT),
+        "job": settings,
         "scenes": {side.name: names for side, names in data.scenes.items()},
         "statistics": [data.ranges.mean, data.ranges.stddev],
         "labels": [[tally.data, tally.side.name, tally.pixels] for tally in data.tallies],

@@ -53,7 +53,7 @@ def start(job: TrainJob, card: Card) -> tuple[nn.Module, str]:
         said = _encoder(network, card, job.model.encoder_weights)
     if job.model.start is not None:
         said = _filled(network, job.model.start)
-    if job.model.dropout > 0:
+    if job.model.dropout is not None:
         set_dropout(network, job.model.dropout, card)
     try_out(network, card, job.sampling.size)
     return network, said
@@ -108,7 +108,7 @@ def _outline(job: TrainJob, card: Card) -> nn.Module:
     def made() -> nn.Module:
         with about.named(card):
             network = build(card)
-        if job.model.dropout > 0:
+        if job.model.dropout is not None:
             set_dropout(network, job.model.dropout, card)
         try_out(network, card, job.sampling.size)
         return network
@@ -148,10 +148,10 @@ def set_dropout(network: nn.Module, share: float, card: Card) -> None:
     Raises
     ------
     JobError
-        If the network has none.
+        If the network has none, and the rate is not 0.
     """
     layers = [module for module in network.modules() if isinstance(module, _DropoutNd)]
-    if not layers:
+    if share > 0 and not layers:
         raise JobError(f"model.dropout: {card.network} has no dropout; leave it out")
     for layer in layers:
         layer.p = share

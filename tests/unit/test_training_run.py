@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from geounet.cli.train import scores, table
 from geounet.config.train import TrainJob
 from geounet.errors import JobError, OutputExistsError
 from geounet.training import run as module
+from geounet.training.about import fingerprint
 from geounet.training.log import read_log
 from geounet.training.plan import plan
 from geounet.training.record import continued
@@ -53,6 +55,13 @@ def job(out: Path, **more: Any) -> TrainJob:
     for key, value in more.items():
         content[key] = {**content.get(key, {}), **value} if isinstance(value, dict) else value
     return TrainJob.model_validate(content)
+
+
+def test_no_dropout_is_another_training_than_the_networks_own(tmp_path: Path) -> None:
+    data: Any = SimpleNamespace(scenes={}, ranges=SimpleNamespace(mean=(), stddev=()), tallies=())
+    marks = [fingerprint(job(tmp_path, model={"dropout": rate}), data) for rate in (None, 0.0, 0.2)]
+    assert len(set(marks)) == 3
+    assert marks[0] == fingerprint(job(tmp_path), data)
 
 
 def test_a_training_and_its_card(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

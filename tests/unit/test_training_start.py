@@ -152,6 +152,19 @@ def test_dropout_where_the_network_has_it() -> None:
         start(job(dropout=0.25), RESNET)
 
 
+def dropped(found: torch.nn.Module) -> set[float]:
+    return {m.p for m in found.modules() if isinstance(m, torch.nn.Dropout2d | torch.nn.Dropout)}
+
+
+@pytest.mark.parametrize(("architecture", "own"), [("FPN", 0.2), ("DeepLabV3Plus", 0.5)])
+def test_no_dropout_is_none_and_left_out_it_is_the_networks_own(architecture: str, own: float) -> None:
+    of = card(architecture=architecture, encoder="resnet18")
+    assert dropped(start(job(), of)[0]) >= {own}
+    assert dropped(start(job(dropout=0), of)[0]) == {0.0}
+    check_start(job(architecture=architecture, dropout=0))
+    start(job(dropout=0), RESNET)  # it has none to begin with
+
+
 def test_networks_without_a_choice_of_encoder_and_ensembles_say_so(tmp_path: Path) -> None:
     own = card(architecture="ResUnet", encoder="", arguments={"width": 4})
     with pytest.raises(ModelError, match="ResUnet has its own encoder, whose weights have no names"):
