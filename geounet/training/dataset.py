@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -24,12 +26,15 @@ from geounet.labels.values import value_of
 from geounet.raster.resample import SQUARE
 from geounet.raster.scene import SceneSpec, describe
 from geounet.training.augment import Ranges
-from geounet.training.places import MOST_PIXELS, Cells, Places, on_side, survey
+from geounet.training.places import Cells, Places, on_sides, survey
 from geounet.training.samples import Samples, Scenes, Tiles, measured
 from geounet.training.sources import WORLD_BANDS, WORLD_CLASSES, FileOpener, Source, WorldReader
 from geounet.training.splits import Candidate, Side, split
 
 logger = logging.getLogger(__name__)
+
+_SILENCE = 20.0
+"""Seconds after which counting labels says how far it is."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +131,7 @@ def load_data(job: TrainJob, ranges: Ranges | None = None) -> Dataset:
     sources, names = open_sources(job)
     bands, dtype = _common(job, sources)
     _keep(job, sources)
-    total = sum(s.shape[0] * s.shape[1] for s in sources)
-    cells = [survey(s, max(1, MOST_PIXELS * s.shape[0] * s.shape[1] // total)) for s in sources]
+    cells = _surveyed(job, sources)
     for source, found in zip(sources, cells, strict=True):
         if len(found.corner) == 0:
             logger.warning("%s: no labelled pixel", source.name)
@@ -136,7 +140,8 @@ def load_data(job: TrainJob, ranges: Ranges | None = None) -> Dataset:
         [Candidate(s.name, names[s.data], s.frame) for s in sources],
         [c.rects(s.shape) for s, c in zip(sources, cells, strict=True)],
     )
-    ours = {side: [on_side(c, s, d, side) for c, s, d in zip(cells, sources, sides, strict=True)] for side in Side}
+    split_up = [on_sides(c, s, d) for c, s, d in zip(cells, sources, sides, strict=True)]
+    ours = {side: [found[side] for found in split_up] for side in Side}
     counts = _total(ours[Side.train])
     _check_classes(job, counts, _total(ours[Side.validation]))
     sections = [k for k in range(len(job.data)) if any(_total([c]).any() for c in _of(k, sources, ours[Side.train]))]
@@ -178,7 +183,7 @@ def load_data(job: TrainJob, ranges: Ranges | None = None) -> Dataset:
 
 
 def _says_not(node: Any) -> bool:
-    """Return whether labels may be partial; of large scenes, counts need not have met all of them."""
+    """Return whether labels may be partial, also where none on the training side is."""
     if isinstance(node, Not):
         return True
     if isinstance(node, BaseModel):
@@ -331,6 +336,23 @@ def _keep(job: TrainJob, sources: Sequence[Source]) -> None:
                     len(kept), len(sources))  # fmt: skip
 
 
+def _surveyed(job: TrainJob, sources: Sequence[Source]) -> list[Cells]:
+    """Count the labels of all scenes; where that takes long, say how far it is."""
+    total = sum(s.shape[0] * s.shape[1] for s in sources)
+    done, said, lock = 0, time.monotonic(), Lock()
+
+    def told(pixels: int) -> None:
+        nonlocal done, said
+        with lock:
+            done += pixels
+            if time.monotonic() - said > _SILENCE:
+                said = time.monotonic()
+                logger.info("labels: %.0f of %.0f Mpx counted", done / 1e6, total / 1e6)
+
+    with ThreadPoolExecutor(job.sampling.threads, thread_name_prefix="geounet-survey") as pool:
+        return list(pool.map(lambda s: survey(s, told), sources))
+
+
 def _of(section: int, sources: Sequence[Source], cells: Sequence[Cells]) -> list[Cells]:
     return [c for s, c in zip(sources, cells, strict=True) if s.data == section]
 
@@ -338,7 +360,7 @@ def _of(section: int, sources: Sequence[Source], cells: Sequence[Cells]) -> list
 def _total(cells: Sequence[Cells]) -> NDArray[np.int64]:
     total = np.zeros(256, dtype=np.int64)
     for found in cells:
-        total += found.counts.sum(axis=0)
+        total += found.totals()
     return total
 
 
@@ -370,7 +392,7 @@ def _shares(job: TrainJob, sections: Sequence[int], pixels: Sequence[int]) -> li
 
 def _usual_gsd(sources: Sequence[Source], cells: Sequence[Cells]) -> float | None:
     """Return the ground sample distance that half of the training pixels do not exceed; None: not all are known."""
-    pairs = [(s.frame.gsd, int(c.counts.sum())) for s, c in zip(sources, cells, strict=True) if len(c.corner)]
+    pairs = [(s.frame.gsd, int(c.totals().sum())) for s, c in zip(sources, cells, strict=True) if len(c.corner)]
     if any(gsd is None for gsd, _ in pairs):
         return None
     order = sorted((float(gsd), pixels) for gsd, pixels in pairs if gsd is not None)

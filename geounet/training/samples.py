@@ -198,11 +198,12 @@ class Tiles:
                 y, x = i * down, j * across
                 rect = Rect(math.floor(y), math.floor(x), math.ceil(y + down), math.ceil(x + across))
                 rect = rect.intersection(Rect(0, 0, *source.shape))
-                if sides.mask(rect, self._side).any() and self._labelled(source, sides, rect):
+                if sides.only(rect) in (None, self._side) and self._labelled(source, sides, rect):
                     yield y + down / 2, x + across / 2
 
     def _labelled(self, source: Source, sides: Sides, rect: Rect) -> bool:
-        return bool((source.labels(rect)[sides.mask(rect, self._side)] != IGNORED).any())
+        mask = sides.mask(rect, self._side)
+        return bool(mask.any() and (source.labels(rect)[mask] != IGNORED).any())
 
     def __len__(self) -> int:
         """Return the number of batches."""

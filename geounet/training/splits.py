@@ -7,11 +7,10 @@ pixels there are invalid and unlabelled.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from fnmatch import fnmatchcase
-from itertools import pairwise
 
 import numpy as np
 import shapely
@@ -68,11 +67,6 @@ class Sides:
     table: NDArray[np.uint8]
     margin: int = 0
 
-    def blocks(self) -> list[Rect]:
-        """Return the pixels of each block, row by row."""
-        spans = [(int(a), int(b)) for a, b in pairwise(self.rows)]
-        return [Rect(y0, int(x0), y1, int(x1)) for y0, y1 in spans for x0, x1 in pairwise(self.cols)]
-
     def only(self, rect: Rect) -> Side | None:
         """Return the side of all pixels of a rectangle (also beyond the scene); None if they are of several."""
         whole = Rect(0, 0, int(self.rows[-1]), int(self.cols[-1]))
@@ -82,31 +76,71 @@ class Sides:
             return Side.train
         if self.table.size == 1:
             return Side(int(self.table[0, 0]))
-        y0, y1 = np.searchsorted(self.rows, [near.y0, near.y1 - 1], side="right") - 1
-        x0, x1 = np.searchsorted(self.cols, [near.x0, near.x1 - 1], side="right") - 1
-        found = np.unique(self.table[y0 : y1 + 1, x0 : x1 + 1])
+        y0, x0, y1, x1 = self._spans(np.array([near]))[:, 0].tolist()
+        found = np.unique(self.table[y0:y1, x0:x1])
         return Side(int(found[0])) if len(found) == 1 else None
+
+    def _spans(self, rects: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the blocks that rectangles within the scene meet, int64 `(4, n)`: first and last + 1 of both axes."""
+        y0, x0, y1, x1 = rects.T
+        return np.stack(
+            (
+                np.searchsorted(self.rows, y0, side="right") - 1,
+                np.searchsorted(self.cols, x0, side="right") - 1,
+                np.searchsorted(self.rows, y1, side="left"),
+                np.searchsorted(self.cols, x1, side="left"),
+            )
+        )
+
+    def meeting(self, rects: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which blocks any of the rectangles `(n, 4)` within the scene meets, bool `(blocks down, across)`."""
+        y0, x0, y1, x1 = self._spans(rects)
+        found = np.zeros((self.table.shape[0] + 1, self.table.shape[1] + 1), dtype=np.int64)
+        for y, x, step in ((y0, x0, 1), (y1, x0, -1), (y0, x1, -1), (y1, x1, 1)):
+            np.add.at(found, (y, x), step)
+        met: NDArray[np.bool_] = found.cumsum(axis=0).cumsum(axis=1)[:-1, :-1] > 0
+        return met
+
+    def sole(self, rects: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return what `only` does for rectangles within the scene, int64 `(n, 4)`; -1 for None."""
+        m, (down, across) = self.margin, (self.rows[-1], self.cols[-1])
+        near = np.clip(rects + np.array([-m, -m, m, m]), 0, np.array([down, across, down, across]))
+        y0, x0, y1, x1 = self._spans(near)
+        result = np.full(len(rects), -1, dtype=np.int64)
+        for side in Side:
+            sums = np.zeros((self.table.shape[0] + 1, self.table.shape[1] + 1), dtype=np.int64)
+            sums[1:, 1:] = (self.table == side).cumsum(axis=0).cumsum(axis=1)
+            here = sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0]
+            result[here == (y1 - y0) * (x1 - x0)] = side
+        return result
 
     def mask(self, rect: Rect, side: Side) -> NDArray[np.bool_]:
         """Return which pixels of a rectangle within the scene are of a side, bool `(rows, cols)`.
 
         Pixels that train also keep the margin from all held-out blocks.
         """
-        out = np.zeros(rect.shape, dtype=bool)
-        held = np.zeros(rect.shape, dtype=bool)
-        for block, value in zip(self.blocks(), self.table.ravel().tolist(), strict=True):
-            part = block.intersection(rect)
-            if value == side and not part.empty:
-                out[part.slices_in(rect)] = True
-            if value != Side.train and side == Side.train and self.margin:
-                m = self.margin
+        rows = np.searchsorted(self.rows, np.arange(rect.y0, rect.y1), side="right") - 1
+        cols = np.searchsorted(self.cols, np.arange(rect.x0, rect.x1), side="right") - 1
+        out: NDArray[np.bool_] = (self.table == side)[np.ix_(rows, cols)]
+        if side == Side.train and self.margin:
+            m = self.margin
+            near = Rect(max(0, rect.y0 - m), max(0, rect.x0 - m), rect.y1 + m, rect.x1 + m)
+            for block in self._held(near):
                 part = Rect(block.y0 - m, block.x0 - m, block.y1 + m, block.x1 + m).intersection(rect)
                 if not part.empty:
-                    held[part.slices_in(rect)] = True
-        return out & ~held
+                    out[part.slices_in(rect)] = False
+        return out
+
+    def _held(self, rect: Rect) -> Iterator[Rect]:
+        """Yield the held-out blocks that a rectangle meets."""
+        whole = Rect(0, 0, int(self.rows[-1]), int(self.cols[-1]))
+        y0, x0, y1, x1 = self._spans(np.array([rect.intersection(whole)]))[:, 0].tolist()
+        for i, j in np.argwhere(self.table[y0:y1, x0:x1] != Side.train).tolist():
+            (top, bottom), (left, right) = self.rows[y0 + i : y0 + i + 2], self.cols[x0 + j : x0 + j + 2]
+            yield Rect(int(top), int(left), int(bottom), int(right))
 
 
-def split(spec: Split, scenes: Sequence[Candidate], labelled: Sequence[Sequence[Rect]]) -> list[Sides]:
+def split(spec: Split, scenes: Sequence[Candidate], labelled: Sequence[NDArray[np.int64]]) -> list[Sides]:
     """Return the sides of every scene.
 
     Parameters
@@ -116,7 +150,7 @@ def split(spec: Split, scenes: Sequence[Candidate], labelled: Sequence[Sequence[
     scenes
         The scenes.
     labelled
-        Rectangles of each scene that hold labels; blocks without any are not dealt out.
+        Rectangles of each scene that hold labels, `(n, 4)`: `y0, x0, y1, x1`; blocks without any are not dealt out.
 
     Raises
     ------
@@ -167,15 +201,13 @@ def _edges(size: int, block: int) -> NDArray[np.int64]:
 
 
 def _deal(spec: Split, scenes: Sequence[Candidate], cut: list[int], sides: list[Sides],
-          labelled: Sequence[Sequence[Rect]]) -> None:  # fmt: skip
+          labelled: Sequence[NDArray[np.int64]]) -> None:  # fmt: skip
     """Deal blocks out to the sides in an order that depends on the seed and the scenes' names alone."""
     blocks = []
     for k in cut:
-        across = sides[k].table.shape[1]
-        for n, rect in enumerate(sides[k].blocks()):
-            if any(not rect.intersection(part).empty for part in labelled[k]):
-                text = f"{spec.seed}:{scenes[k].name}:{rect.y0}:{rect.x0}"
-                blocks.append((hashlib.sha256(text.encode()).digest(), k, divmod(n, across)))
+        for i, j in np.argwhere(sides[k].meeting(labelled[k])).tolist():
+            text = f"{spec.seed}:{scenes[k].name}:{sides[k].rows[i]}:{sides[k].cols[j]}"
+            blocks.append((hashlib.sha256(text.encode()).digest(), k, (i, j)))
     blocks.sort()
     takers: list[Side] = []
     for share, side in ((spec.test, Side.test), (spec.validation, Side.validation)):

@@ -16,7 +16,7 @@ from geounet.config.train import TrainJob, parse_train
 from geounet.errors import GeounetError, JobError, LabelError, SceneError
 from geounet.labels.values import IGNORED
 from geounet.testing.scenes import window
-from geounet.training import dataset, places
+from geounet.training import places
 from geounet.training.augment import Ranges
 from geounet.training.dataset import Dataset, load_data
 from geounet.training.splits import Side
@@ -148,18 +148,17 @@ def test_pixels_that_are_not_square_are_trained_square(tmp_path: Path) -> None:
 
 
 def test_patches_of_labels_in_a_large_scene_are_found(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # as if it were large: one group of cells of each scene may be looked at
+    # as if it were large
     monkeypatch.setattr(places, "CELL", 4)
-    monkeypatch.setattr(dataset, "MOST_PIXELS", 1)
     here = [shapely.box(400100, 5799954, 400103, 5799958), shapely.box(400103, 5799954, 400106, 5799958)]
     patch = save(files / "patch.gpkg", here, kind=["building", "land"])
     spec = {"files": patch, "column": "kind", "values": {"land": "land", "building": "building"}}
-    found = load_data(job(files, {"scenes": "s0.tif", "labels": [spec]}, sampling={"size": 32, "statistics": 2}))
+    little = {"size": 32, "statistics": 2, "cache_mb": 0}
+    found = load_data(job(files, {"scenes": "s0.tif", "labels": [spec]}, sampling=little))
     assert found.counts[:2].tolist() == [48, 48]
     tile = NORTH_UP @ Affine.translation(203, 84)
     write(files / "tile.tif", halves((20, 40))[:, 10:, 15:30], transform=tile, nodata=255)
-    found = load_data(job(files, {"scenes": "s0.tif", "labels": [{"files": "tile.tif"}]},
-                          sampling={"size": 32, "statistics": 2}))  # fmt: skip
+    found = load_data(job(files, {"scenes": "s0.tif", "labels": [{"files": "tile.tif"}]}, sampling=little))
     assert found.counts[1] > 0
 
 

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from geounet.config.data import Augment, Sampling
+from geounet.config.data import Augment, Sampling, Split
+from geounet.labels.frames import Frame
 from geounet.labels.values import IGNORED, partial
 from geounet.training.augment import Ranges
-from geounet.training.places import CELL, Cells, Places, on_side, survey
+from geounet.training.places import CELL, Cells, Places, on_sides, survey
 from geounet.training.samples import Prefetch, Samples, Scenes, Tiles, measured
 from geounet.training.sources import Source
-from geounet.training.splits import Side, Sides
+from geounet.training.splits import Candidate, Side, Sides, split
 from geounet.types import Rect
 from tests.support.training import one_side, source
 
@@ -32,7 +33,7 @@ def samples(sources: list[Source], seed: int = 0, balance: float = 0.5, shares: 
     sides = [one_side(s.shape) for s in sources]
     sections = sorted({s.data for s in sources})
     places = [
-        Places([s for s in sources if s.data == k], [survey(s, 10**9) for s in sources if s.data == k], balance)
+        Places([s for s in sources if s.data == k], [survey(s) for s in sources if s.data == k], balance)
         for k in sections
     ]
     shares = shares or [1 / len(sections)] * len(sections)
@@ -45,45 +46,73 @@ def test_cells_count_every_labelled_pixel() -> None:
     labels = RNG.integers(0, 3, (200, 150)).astype(np.uint8)
     labels[:100, :100] = IGNORED
     labels[150:, 130:] = partial(1)
-    found = survey(source(noise(200, 150), labels), 10**9)
+    found = survey(source(noise(200, 150), labels))
     counts = np.bincount(labels.ravel(), minlength=256)
     counts[IGNORED] = 0
-    np.testing.assert_array_equal(found.counts.sum(axis=0), counts)
+    np.testing.assert_array_equal(found.totals(), counts)
+    assert found.labels.tolist() == [0, 1, 2, partial(1)]
     assert (0, 0) not in {tuple(c) for c in found.corner.tolist()}
-    for rect, count in zip(found.rects((200, 150)), found.counts, strict=True):
-        here = np.bincount(labels[rect.slices_in(Rect(0, 0, 200, 150))].ravel(), minlength=256)
-        here[IGNORED] = 0
-        np.testing.assert_array_equal(count, here)
+    for rect, count in zip(found.rects((200, 150)).tolist(), found.counts, strict=True):
+        here = np.bincount(labels[Rect(*rect).slices_in(Rect(0, 0, 200, 150))].ravel(), minlength=256)
+        np.testing.assert_array_equal(count, here[found.labels])
+        assert count.sum() == here[:IGNORED].sum()
 
 
-def test_of_large_scenes_places_all_over_are_looked_at() -> None:
-    class Endless:
-        name, shape = "large", (20_000, 30_000)
-        reads = 0
+class Endless:
+    """A scene that is made while it is read: one label, and one pixel of another."""
 
-        def meets(self, rect: Rect) -> bool:
-            return True
+    name, shape, kept = "large", (21_000, 20_500), False
 
-        def labels(self, rect: Rect) -> Any:
-            self.reads += 1
-            return np.ones(rect.shape, dtype=np.uint8)
+    def __init__(self, labelled: Rect | None = None) -> None:
+        self.labelled = labelled or Rect(0, 0, *self.shape)
+        self.read = 0
 
+    def meets(self, rect: Rect) -> bool:
+        return not rect.intersection(self.labelled).empty
+
+    def labels(self, rect: Rect) -> Any:
+        self.read += rect.rows * rect.cols
+        found = np.ones(rect.shape, dtype=np.uint8)
+        if rect.y0 <= 12_345 < rect.y1 and rect.x0 <= 20_321 < rect.x1:
+            found[12_345 - rect.y0, 20_321 - rect.x0] = 2
+        return found
+
+
+def test_where_no_labels_lie_none_are_read() -> None:
+    scene: Any = Endless(Rect(600, 600, 700, 700))
+    assert survey(scene).totals()[1] == scene.read == 512 * 512
+
+
+def test_of_large_scenes_every_pixel_is_counted() -> None:
     scene: Any = Endless()
-    found = survey(scene, 4 * 2**20)
-    assert scene.reads == 16
-    assert found.counts.sum() <= 4 * 2**20
-    assert np.ptp(found.corner, axis=0).min() > 10_000
+    told: list[int] = []
+    found = survey(scene, told.append)
+    pixels = scene.shape[0] * scene.shape[1]
+    assert pixels > 400 * 2**20
+    assert sum(told) == scene.read == pixels
+    assert found.totals()[:4].tolist() == [0, pixels - 1, 1, 0]
+    assert (found.corner.nbytes + found.counts.nbytes) / len(found.corner) == 12, "bytes a cell"
+    places, rng = Places([scene], [found], 1.0), np.random.default_rng(0)
+    drawn = [places.draw(rng)[1:] for _ in range(20)]
+    assert any(12_288 <= y < 12_352 and 20_288 <= x < 20_352 for y, x in drawn), "the cell of the one pixel"
+    # cells by the hundred thousand, blocks by the thousand: no loop over one within the other
+    frame = Frame(scene.name, scene.shape, (1.0, 0, 0, 0, 1.0, 0), None, None)
+    spec = Split.model_validate({"validation": 0.2, "test": 0.1, "block": 640})
+    (sides,) = split(spec, [Candidate("large", "large", frame)], [found.rects(scene.shape)])
+    share = [(sides.table == side).mean() for side in Side]
+    np.testing.assert_allclose(share, [0.7, 0.2, 0.1], atol=1e-3)
+    ours = on_sides(found, scene, sides)
+    assert sum(int(cells.totals().sum()) for cells in ours.values()) == pixels
 
 
 def test_sides_share_the_pixels_of_cells() -> None:
     labels = RNG.integers(0, 3, (300, 280)).astype(np.uint8)
     here = source(noise(), labels)
     sides = Sides(np.array([0, 150, 300]), np.array([0, 140, 280]), np.array([[0, 1], [2, 0]], dtype=np.uint8))
-    cells = survey(here, 10**9)
+    cells = survey(here)
     for side in Side:
-        found = on_side(cells, here, sides, side)
         expected = np.bincount(labels[sides.mask(Rect(0, 0, 300, 280), side)], minlength=256)
-        np.testing.assert_array_equal(found.counts.sum(axis=0), expected)
+        np.testing.assert_array_equal(on_sides(cells, here, sides)[side].totals(), expected)
 
 
 @pytest.mark.parametrize(("balance", "share"), [(0.0, 0.01), (0.5, 0.0913), (1.0, 0.5)])
@@ -91,7 +120,7 @@ def test_windows_centre_on_rare_classes_as_often_as_balance_says(balance: float,
     labels = np.zeros((1000, 1000), dtype=np.uint8)
     labels[600:700, 200:300] = 1  # a hundredth of the pixels, in cells of their own or shared
     here = source(np.zeros((1, 1000, 1000), np.uint8), labels)
-    places = Places([here], [survey(here, 10**9)], balance)
+    places = Places([here], [survey(here)], balance)
     assert places.labels.tolist() == [0, 1]
     assert places.chances[1] == pytest.approx(share, rel=0.01)
     rng = np.random.default_rng(0)
@@ -263,7 +292,7 @@ def test_prefetch_raises_what_a_thread_raises_and_can_be_left() -> None:
 
 
 def test_cells_are_what_the_constant_says() -> None:
-    found = survey(source(noise(130, 70)), 10**9)
+    found = survey(source(noise(130, 70)))
     assert isinstance(found, Cells)
     assert {tuple(c) for c in found.corner.tolist()} == {(y, x) for y in (0, CELL, 2 * CELL) for x in (0, CELL)}
 

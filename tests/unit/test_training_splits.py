@@ -24,7 +24,7 @@ def scenes(*names: str, shape: tuple[int, int] = (400, 600)) -> list[Candidate]:
 
 
 def dealt(spec: dict[str, Any], found: list[Candidate]) -> list[Sides]:
-    return split(Split.model_validate(spec), found, [[Rect(0, 0, *s.frame.shape)] for s in found])
+    return split(Split.model_validate(spec), found, [np.array([[0, 0, *s.frame.shape]]) for s in found])
 
 
 def test_without_a_split_all_pixels_train() -> None:
@@ -92,9 +92,22 @@ def test_shares_of_blocks_do_not_depend_on_other_scenes_order() -> None:
 
 def test_blocks_without_labels_are_not_dealt_out() -> None:
     (scene,) = scenes("a", shape=(1000, 1000))
-    (sides,) = split(Split(validation=0.5, block=100), [scene], [[Rect(0, 0, 100, 400)]])
+    (sides,) = split(Split(validation=0.5, block=100), [scene], [np.array([[0, 0, 100, 400]])])
     assert (sides.table[1:] == Side.train).all()
     assert sorted(sides.table[0, :4].tolist()) == [0, 0, 1, 1]
+
+
+def test_blocks_that_rectangles_meet() -> None:
+    (sides,) = dealt({"validation": 0.3, "block": 64}, scenes("a", shape=(300, 260)))
+    rng = np.random.default_rng(5)
+    first = rng.integers(0, (299, 259), (6, 2))
+    rects = np.hstack((first, first + 1 + rng.integers(0, (300, 260) - first)))
+    inside = np.zeros((300, 260), dtype=bool)
+    for rect in rects.tolist():
+        inside[Rect(*rect).slices_in(Rect(0, 0, 300, 260))] = True
+    for i, j in np.ndindex(sides.table.shape):
+        block = inside[sides.rows[i] : sides.rows[i + 1], sides.cols[j] : sides.cols[j + 1]]
+        assert sides.meeting(rects)[i, j] == block.any()
 
 
 @given(st.data())
@@ -108,6 +121,7 @@ def test_only_and_mask_agree(data: st.DataObject) -> None:
     only = sides.only(rect)
     if only is not None:
         assert masks[only].all()
+    assert sides.sole(np.array([rect])).tolist() == [-1 if only is None else only]
     # what trains keeps the margin: every held-out pixel is further away than that
     held = sides.mask(Rect(0, 0, 300, 260), Side.validation) | sides.mask(Rect(0, 0, 300, 260), Side.test)
     m = spec["margin"]
