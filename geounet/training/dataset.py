@@ -1,40 +1,28 @@
-"""From a training job to its data: scenes opened, labels checked and counted, sides dealt out, statistics computed."""
+"""From a training job to its data: sides dealt out, classes checked, places and shares of windows, statistics."""
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from geounet.config.data import Augment, Data, Not
-from geounet.config.job import BandSet
+from geounet.config.data import Augment, Not
 from geounet.config.train import TrainJob
-from geounet.errors import JobError, LabelError, SceneError
-from geounet.labels.frames import Frame
-from geounet.labels.layers import expand, files_of
+from geounet.errors import JobError, LabelError
 from geounet.labels.values import describe as describe_label
-from geounet.labels.values import value_of
-from geounet.raster.resample import SQUARE
-from geounet.raster.scene import SceneSpec, describe
 from geounet.training.augment import Ranges
-from geounet.training.places import Cells, Places, on_sides, survey
+from geounet.training.gather import Gathered, gather
+from geounet.training.places import Cells, Places, on_sides
 from geounet.training.samples import Samples, Scenes, Tiles, measured
-from geounet.training.sources import WORLD_BANDS, WORLD_CLASSES, FileOpener, Source, WorldReader
-from geounet.training.splits import Candidate, Side, split
+from geounet.training.sources import Source
+from geounet.training.splits import Candidate, Side, Sides, split
 
 logger = logging.getLogger(__name__)
-
-_SILENCE = 20.0
-"""Seconds after which counting labels says how far it is."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +96,7 @@ class Dataset:
     scenes: dict[Side, list[str]]
 
 
-def load_data(job: TrainJob, ranges: Ranges | None = None) -> Dataset:
+def load_data(job: TrainJob, ranges: Ranges | None = None, gathered: Gathered | None = None) -> Dataset:
     """Open and check all scenes and labels of a job.
 
     Parameters
@@ -117,6 +105,8 @@ def load_data(job: TrainJob, ranges: Ranges | None = None) -> Dataset:
         The training job.
     ranges
         Statistics of an earlier start, which a continued training keeps; None: computed.
+    gathered
+        What `gather` returned for another fold of the job; None: gathered here.
 
     Raises
     ------
@@ -128,22 +118,16 @@ def load_data(job: TrainJob, ranges: Ranges | None = None) -> Dataset:
         If labels are damaged, lie elsewhere, hold values that the job does not list, or lack a class.
     """
     codes = job.codes()
-    sources, names = open_sources(job)
-    bands, dtype = _common(job, sources)
-    _keep(job, sources)
-    cells = _surveyed(job, sources)
-    for source, found in zip(sources, cells, strict=True):
-        if len(found.corner) == 0:
-            logger.warning("%s: no labelled pixel", source.name)
-    sides = split(
-        job.split,
-        [Candidate(s.name, names[s.data], s.frame) for s in sources],
-        [c.rects(s.shape) for s, c in zip(sources, cells, strict=True)],
-    )
-    split_up = [on_sides(c, s, d) for c, s, d in zip(cells, sources, sides, strict=True)]
-    ours = {side: [found[side] for found in split_up] for side in Side}
+    gathered = gather(job) if gathered is None else gathered
+    sources, names, bands, dtype = gathered.sources, gathered.names, gathered.bands, gathered.dtype
+    sides, ours = _split(job, gathered)
     counts = _total(ours[Side.train])
-    _check_classes(job, counts, _total(ours[Side.validation]))
+    for problem in _check_classes(job, {side: _total(cells) for side, cells in ours.items()}):
+        logger.warning("%s", problem)
+    validating = _total(ours[Side.validation])
+    for info in job.infos():
+        if validating.any() and validating[info.code] == 0:
+            logger.warning("class %s: no pixel of it among those that validate", info.name)
     sections = [k for k in range(len(job.data)) if any(_total([c]).any() for c in _of(k, sources, ours[Side.train]))]
     places = []
     for k in sections:
@@ -193,166 +177,6 @@ def _says_not(node: Any) -> bool:
     return isinstance(node, list | tuple) and any(_says_not(value) for value in node)
 
 
-def open_sources(job: TrainJob) -> tuple[list[Source], list[str]]:
-    """Return the scenes of a job in order, and the names of its data sections; checked as far as needs no pixels.
-
-    Raises
-    ------
-    JobError, SceneError, LabelError
-        As `load_data`.
-    """
-    codes, root = job.codes(), Path(job.root)
-    sources: list[Source] = []
-    names: list[str] = []
-    for number, data in enumerate(job.data):
-        found = list(
-            _worlds(job, data, number, codes) if data.generated is not None else _files(job, data, number, codes, root)
-        )
-        names.append(data.name or (found[0].name.split("/")[0] if found else f"data{number}"))
-        sources += found
-    twice = {s.name for s in sources if sum(o.name == s.name for o in sources) > 1}
-    if twice:
-        raise JobError(f"data: {min(twice)} is named in two sections; each scene belongs to one")
-    return sources, names
-
-
-def _worlds(job: TrainJob, data: Data, number: int, codes: dict[str, int]) -> Iterator[Source]:
-    spec = data.generated
-    assert spec is not None
-    meanings = spec.values or {name: name for name in WORLD_CLASSES}
-    for name in meanings:
-        if name not in WORLD_CLASSES:
-            raise JobError(f"data[{number}].generated.values: {name!r}; made-up scenes have {', '.join(WORLD_CLASSES)}")
-    missing = [name for name in WORLD_CLASSES if name not in meanings or meanings[name] not in {*codes, "ignored"}]
-    if missing and spec.values is None:
-        raise JobError(
-            f"data[{number}].generated: the job has no class {missing[0]!r}; say in `values` what it counts as"
-        )
-    table = tuple(value_of(meanings.get(name, "ignored"), codes) for name in WORLD_CLASSES)
-    side = spec.size
-    for seed in range(spec.seeds[0], spec.seeds[1] + 1):
-        name = f"{data.name or 'generated'}/{seed}"
-        # a place of its own, without a CRS: no scene meets another
-        frame = Frame(name, (side, side), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), None, spec.gsd)
-        yield Source(
-            name, number, frame, WORLD_BANDS[spec.bands], "uint8", WorldReader(seed, spec, table), _zoom(job, frame)
-        )
-
-
-def _files(job: TrainJob, data: Data, number: int, codes: dict[str, int], root: Path) -> Iterator[Source]:
-    key = f"data[{number}]"
-    found = _scenes(data, root, f"{key}.scenes")
-    bands = data.bands if data.bands is not None else job.bands
-    nodata = data.nodata
-    specs, infos = [], []
-    for path, parts in found:
-        specs.append(
-            SceneSpec(
-                name=path.stem,
-                files=tuple(str(part) for part in parts),
-                bands=None if bands is None else tuple(bands),
-                nodata=None if nodata is None else tuple(nodata) if isinstance(nodata, list) else (nodata,),
-                aoi=None if data.aoi is None else str(expand([data.aoi], root, f"{key}.aoi")[0]),
-            )
-        )
-        infos.append(describe(specs[-1]))
-    paths = [path for path, _ in found]
-    frames = [Frame.of(_name(path, root), info, data.gsd) for path, info in zip(paths, infos, strict=True)]
-    files = tuple(files_of(data, codes, frames, paths, root, key))
-    for path, spec, info, frame in zip(paths, specs, infos, frames, strict=True):
-        opener = FileOpener(spec, str(path), files, data.complete, codes, frame, root)
-        yield Source(
-            frame.name, number, frame, info.band_names, info.dtype, opener, _zoom(job, frame), scaled=info.scaled
-        )
-
-
-def _scenes(data: Data, root: Path, key: str) -> list[tuple[Path, list[Path]]]:
-    """Return what names each scene of a section (its file, or the name given), and its files."""
-    found: dict[Path, list[Path]] = {}
-    for entry in data.scenes or ():
-        if isinstance(entry, BandSet):
-            found[root / entry.name] = expand(entry.files, root, key)
-        else:
-            found.update({path: [path] for path in expand([entry], root, key)})
-    return list(found.items())
-
-
-def _name(path: Path, root: Path) -> str:
-    try:
-        return path.relative_to(root).as_posix()
-    except ValueError:
-        return path.as_posix()
-
-
-def _zoom(job: TrainJob, frame: Frame) -> tuple[float, float]:
-    """Return the scene's pixels per pixel of the model, down and across."""
-    if job.gsd is None:
-        return 1.0, 1.0
-    metres = frame.metres()
-    if metres is None or frame.gsd is None:
-        raise SceneError(
-            f"{frame.name}: its ground sample distance is unknown, so it cannot be brought to {job.gsd:g} m; give "
-            "`gsd` beside `scenes`, or leave out the job's `gsd`"
-        )
-    across, down = metres
-    if max(across / down, down / across) > 1 + SQUARE:  # square on the ground, as prediction resamples
-        return job.gsd / down, job.gsd / across
-    # a hair's difference is not worth a resampling
-    zoom = job.gsd / frame.gsd
-    return (1.0, 1.0) if abs(zoom - 1) < 1e-3 else (zoom, zoom)
-
-
-def _common(job: TrainJob, sources: Sequence[Source]) -> tuple[tuple[str, ...], str]:
-    first = sources[0]
-    for source in sources[1:]:
-        if len(source.bands) != len(first.bands):
-            raise SceneError(
-                f"{source.name}: has {len(source.bands)} bands ({', '.join(source.bands)}), {first.name} has "
-                f"{len(first.bands)} ({', '.join(first.bands)}); choose the same ones with `bands`"
-            )
-        if source.dtype != first.dtype:
-            raise SceneError(
-                f"{source.name}: holds {source.dtype}, {first.name} holds {first.dtype}; a model takes one data type"
-            )
-    names = tuple(job.bands) if job.bands is not None else first.bands
-    if len(names) != len(first.bands):
-        raise JobError(f"bands: found {len(names)} ({', '.join(names)}), the scenes have {len(first.bands)}")
-    return names, first.dtype
-
-
-def _keep(job: TrainJob, sources: Sequence[Source]) -> None:
-    """Decode scenes into memory, in the job's order, as far as they fit."""
-    left = job.sampling.cache_mb * 2**20
-    kept = []
-    for source in sources:
-        if source.bytes <= left:
-            left -= source.bytes
-            kept.append(source)
-    with ThreadPoolExecutor(job.sampling.threads, thread_name_prefix="geounet-decode") as pool:
-        for _ in pool.map(lambda s: s.keep(), kept):
-            pass
-    if len(kept) < len(sources):
-        logger.info("%d of %d scenes fit into memory (sampling.cache_mb), the others are read as needed",
-                    len(kept), len(sources))  # fmt: skip
-
-
-def _surveyed(job: TrainJob, sources: Sequence[Source]) -> list[Cells]:
-    """Count the labels of all scenes; where that takes long, say how far it is."""
-    total = sum(s.shape[0] * s.shape[1] for s in sources)
-    done, said, lock = 0, time.monotonic(), Lock()
-
-    def told(pixels: int) -> None:
-        nonlocal done, said
-        with lock:
-            done += pixels
-            if time.monotonic() - said > _SILENCE:
-                said = time.monotonic()
-                logger.info("labels: %.0f of %.0f Mpx counted", done / 1e6, total / 1e6)
-
-    with ThreadPoolExecutor(job.sampling.threads, thread_name_prefix="geounet-survey") as pool:
-        return list(pool.map(lambda s: survey(s, told), sources))
-
-
 def _of(section: int, sources: Sequence[Source], cells: Sequence[Cells]) -> list[Cells]:
     return [c for s, c in zip(sources, cells, strict=True) if s.data == section]
 
@@ -364,18 +188,66 @@ def _total(cells: Sequence[Cells]) -> NDArray[np.int64]:
     return total
 
 
-def _check_classes(job: TrainJob, train: NDArray[np.int64], validation: NDArray[np.int64]) -> None:
-    if not train.any():
-        raise LabelError("no labelled pixel is left to train on; check labels, areas and split")
+def check_folds(job: TrainJob, gathered: Gathered, but: int | None = None) -> None:
+    """Check the splits of all folds of a job, so that the last one does not fail after the others have learnt.
+
+    Parameters
+    ----------
+    job
+        With `split.folds`.
+    gathered
+        Its scenes and labels.
+    but
+        A fold that is left out.
+
+    Raises
+    ------
+    JobError, LabelError
+        As `load_data` for any of them.
+    """
+    assert job.split.folds is not None
+    for number in range(job.split.folds):
+        if number != but:
+            fold = job.model_copy(update={"split": job.split.model_copy(update={"fold": number})})
+            _, ours = _split(fold, gathered)
+            for problem in _check_classes(fold, {side: _total(cells) for side, cells in ours.items()}):
+                logger.warning("%s", problem)
+
+
+def _split(job: TrainJob, gathered: Gathered) -> tuple[list[Sides], dict[Side, list[Cells]]]:
+    """Return the sides of every scene, and its cells on each."""
+    sources, cells = gathered.sources, gathered.cells
+    sides = split(
+        job.split,
+        [Candidate(s.name, gathered.names[s.data], s.frame) for s in sources],
+        [c.rects(s.shape) for s, c in zip(sources, cells, strict=True)],
+    )
+    found = [on_sides(c, s, d) for c, s, d in zip(cells, sources, sides, strict=True)]
+    return sides, {side: [parts[side] for parts in found] for side in Side}
+
+
+def _check_classes(job: TrainJob, counts: Mapping[Side, NDArray[np.int64]]) -> list[str]:
+    """Return what is bearable: classes that one fold holds out as a whole, and the others learn."""
+    spec, bearable = job.split, []
+    fold = "" if spec.folds is None else f"fold {spec.fold + 1} of {spec.folds}: "
+    if not counts[Side.train].any():
+        raise LabelError(f"{fold}no labelled pixel is left to train on; check labels, areas and split")
     for info in job.infos():
-        if train[info.code] == 0:
-            held = " (all are held out for validation)" if validation[info.code] else ""
+        if counts[Side.train][info.code] > 0:
+            continue
+        holding = [side.name for side in (Side.validation, Side.test) if counts[side][info.code]]
+        if spec.folds is not None and counts[Side.validation][info.code]:
+            bearable.append(
+                f"{fold}class {info.name}: all pixels of it are held out for {' and '.join(holding)}, so this fold "
+                "does not learn it and is measured as missing it; smaller blocks (split.block) spread it over folds"
+            )
+        else:
+            held = f" (all are held out for {' and '.join(holding)})" if holding else ""
             raise LabelError(
                 f"class {info.name}: no pixel of it in the labels to train on{held}; map a value to it, change the "
                 "split, or leave it out of `classes`"
             )
-        if validation.any() and validation[info.code] == 0:
-            logger.warning("class %s: no pixel of it among those that validate", info.name)
+    return bearable
 
 
 def _shares(job: TrainJob, sections: Sequence[int], pixels: Sequence[int]) -> list[float]:

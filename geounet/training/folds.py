@@ -23,9 +23,12 @@ from geounet.config.train import TrainJob
 from geounet.errors import ModelError, OutputExistsError
 from geounet.models.bundle import Bundle, load_bundle, save_ensemble
 from geounet.models.device import resolve
+from geounet.training.dataset import check_folds
+from geounet.training.gather import gather
 from geounet.training.ranks import joined
 from geounet.training.record import DONE, MODEL
 from geounet.training.run import TrainResult, train
+from geounet.training.start import check_start
 from geounet.types import Progress
 
 logger = logging.getLogger(__name__)
@@ -61,6 +64,8 @@ class FoldsResult:
 def train_folds(job: TrainJob, progress: Progress | None = None) -> FoldsResult:
     """Train every fold of a job, or go on where a killed cross-validation was.
 
+    Scenes and labels are read once, and the splits of all folds checked before the first one learns.
+
     Parameters
     ----------
     job
@@ -90,10 +95,16 @@ def train_folds(job: TrainJob, progress: Progress | None = None) -> FoldsResult:
         ranks = stack.enter_context(joined(device))
         if ranks.first:
             stack.enter_context(locked(folder / ".folds"))
+        check_start(job)
+        if ranks.first:
+            logger.info("%s: reading scenes and labels", job.name)
+        gathered = gather(job)
+        check_folds(job, gathered)
         results = []
         for number in range(count):
             logger.info("%s: fold %d of %d", job.name, number + 1, count)
-            results.append(train(_fold(job, number), None if progress is None else _Named(progress, number, count)))
+            named = None if progress is None else _Named(progress, number, count)
+            results.append(train(_fold(job, number), named, gathered))
         summary = summarised(job, results)
         bundle = _same(folder, results)
         unchanged = bundle is not None and all(result.unchanged for result in results)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from geounet.models.device import resolve
 from geounet.models.network import build
 from geounet.training import about
-from geounet.training.dataset import load_data
+from geounet.training.dataset import check_folds, load_data
+from geounet.training.gather import gather
 from geounet.training.run import class_weights
 from geounet.training.splits import Side
 from geounet.training.start import check_start
@@ -29,7 +30,10 @@ def plan(job: TrainJob) -> dict[str, Any]:
         As `train`, before it starts.
     """
     check_start(job)
-    data = load_data(job)
+    gathered = gather(job)
+    if job.split.folds is not None:
+        check_folds(job, gathered, but=job.split.fold)
+    data = load_data(job, gathered=gathered)
     check_start(job, len(data.bands))
     card = about.card_of(job, data)
     network = build(card)

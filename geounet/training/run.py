@@ -27,6 +27,7 @@ from geounet.training import about, losses
 from geounet.training.curves import draw_curves
 from geounet.training.dataset import Dataset, load_data
 from geounet.training.gallery import Shown, draw_gallery
+from geounet.training.gather import Gathered
 from geounet.training.log import LOG, Log
 from geounet.training.loop import Recipe, Report, Trainer, fit
 from geounet.training.ranks import Ranks, freeze_unused, joined
@@ -80,7 +81,7 @@ class TrainResult:
     unchanged: bool = False
 
 
-def train(job: TrainJob, progress: Progress | None = None) -> TrainResult:
+def train(job: TrainJob, progress: Progress | None = None, gathered: Gathered | None = None) -> TrainResult:
     """Train a network as a job says, or go on where a killed training was.
 
     The output folder then holds `model/` (the bundle), `log.jsonl`, `curves.png`, `samples/` (predictions at each
@@ -93,6 +94,8 @@ def train(job: TrainJob, progress: Progress | None = None) -> TrainResult:
         What to learn, from what, and how.
     progress
         Told of steps; None is silent.
+    gathered
+        Scenes and labels that another fold of the job has read; None: read here.
 
     Raises
     ------
@@ -114,9 +117,9 @@ def train(job: TrainJob, progress: Progress | None = None) -> TrainResult:
         if ranks.first:
             stack.enter_context(locked(folder / CHECKPOINTS))
         check_start(job)
-        if ranks.first:
+        if ranks.first and gathered is None:
             logger.info("%s: reading scenes and labels", job.name)
-        data = load_data(job)
+        data = load_data(job, gathered=gathered)
         if job.run.patience is not None and not data.validation.count:
             raise JobError("run.patience: nothing is held out to validate on; give `split`, or leave patience out")
         record: dict[str, Any] = {

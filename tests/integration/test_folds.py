@@ -17,10 +17,14 @@ import torch
 import geounet
 from geounet.cli.main import main
 from geounet.config.train import load_train
-from geounet.errors import ModelError
+from geounet.errors import LabelError, ModelError
 from geounet.models.bundle import load_bundle
 from geounet.training import folds as module
+from geounet.training.dataset import check_folds
 from geounet.training.folds import summarised, table, train_folds
+from geounet.training.gather import gather
+from geounet.training.plan import plan
+from tests.support.rasters import noise, write
 
 JOB = """
 name: tiny
@@ -110,13 +114,13 @@ def test_a_stopped_cross_validation_goes_on(
     real = module.train
     trained: list[tuple[int, bool]] = []
 
-    def stopping(one: Any, progress: Any = None) -> Any:
+    def stopping(one: Any, *more: Any) -> Any:
         if one.split.fold == 1:
             raise ModelError("stopped here")
-        return real(one, progress)
+        return real(one, *more)
 
-    def recording(one: Any, progress: Any = None) -> Any:
-        result = real(one, progress)
+    def recording(one: Any, *more: Any) -> Any:
+        result = real(one, *more)
         trained.append((one.split.fold, result.unchanged))
         return result
 
@@ -136,6 +140,58 @@ def test_a_stopped_cross_validation_goes_on(
 def test_another_number_of_folds_is_another_training(done: Path, job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(job), "--folds", "2", "--out", str(done), "--quiet"]) == 2
     assert "holds the finished training of another job" in capsys.readouterr().err
+
+
+RARE = """
+name: rare
+classes: [land, building]
+root: {root}
+data: [{{scenes: s.tif, labels: [{{files: labels.tif}}]}}]
+split: {{block: 96, folds: 4{more}}}
+sampling: {{size: 32, batch: 2, statistics: 4}}
+model: {{architecture: ResUnet, arguments: {{width: 4, depth: 2}}}}
+run: {{steps: 2, epoch: 2, device: cpu, precision: fp32, threads: 1, pictures: 0}}
+"""
+
+
+def rare(root: Path, more: str = "") -> Path:
+    """A scene of sixteen blocks, one of which has buildings."""
+    labels = np.zeros((1, 384, 384), dtype=np.uint8)
+    labels[:, 120:140, 220:250] = 1
+    write(root / "s.tif", noise(3, 384, 384))
+    write(root / "labels.tif", labels)
+    path = root / "rare.yaml"
+    path.write_text(RARE.format(root=root, more=more))
+    return path
+
+
+def test_a_class_in_one_block_is_told_before_any_fold_learns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spec = load_train(rare(tmp_path))
+    caplog.set_level("INFO", "geounet")
+    plan(spec)
+    said = [r.getMessage() for r in caplog.records if "so this fold does not learn it" in r.getMessage()]
+    assert len(said) == 1
+    assert "of 4: class building: all pixels of it are held out for validation, " in said[0]
+    caplog.clear()
+    result = train_folds(spec)
+    lines = [r.getMessage() for r in caplog.records]
+    assert lines.index(said[0]) < lines.index("rare: fold 1 of 4")
+    assert lines.count("rare: reading scenes and labels") == 1
+    assert len(result.bundle.members) == 4
+
+
+def test_a_class_that_no_fold_can_learn_is_an_error_before_any(tmp_path: Path) -> None:
+    for seed in range(60):
+        spec = load_train(rare(tmp_path, f", test: 0.1, seed: {seed}"), [f"out={tmp_path / 'out'}"])
+        try:
+            check_folds(spec, gather(spec))
+        except LabelError:
+            break
+    for attempt in (plan, train_folds):
+        with pytest.raises(LabelError, match=r"class building: no pixel of it in the labels to train on \(all are held "
+                                             r"out for test\)"):  # fmt: skip
+            attempt(spec)
+    assert not list(tmp_path.glob("out/fold_*"))
 
 
 def test_mistakes(job: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
