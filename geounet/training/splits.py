@@ -1,25 +1,33 @@
 """Which pixels of which scene train, validate and test: whole scenes, or blocks of them. Never single windows.
 
 Held-out blocks stay unseen: windows that train keep away from them, and where one must reach over (a small scene), the
-pixels there are invalid and unlabelled.
+pixels there are invalid and unlabelled. That holds on the ground: what one scene holds out trains in no other.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from fnmatch import fnmatchcase
+from typing import Any
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 
 from geounet.config.data import Split
-from geounet.errors import JobError, LabelError
+from geounet.errors import JobError
 from geounet.labels.frames import Frame
+from geounet.training.ground import leaders, meeting, seen
 from geounet.types import Rect
+
+logger = logging.getLogger(__name__)
+
+_TOLD = 0.1
+"""Share of a scene that is said to be lost to others."""
 
 
 class Side(IntEnum):
@@ -60,12 +68,16 @@ class Sides:
         `Side` of each block.
     margin : int
         Pixels around held-out blocks that do not train.
+    others : int array (n, 5)
+        `y0, x0, y1, x1` of ground that other scenes hold out, and for which side: what trains leaves it out, and what
+        validates leaves out that of the test.
     """
 
     rows: NDArray[np.int64]
     cols: NDArray[np.int64]
     table: NDArray[np.uint8]
     margin: int = 0
+    others: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 5), dtype=np.int64))
 
     def only(self, rect: Rect) -> Side | None:
         """Return the side of all pixels of a rectangle (also beyond the scene); None if they are of several."""
@@ -74,11 +86,17 @@ class Sides:
         near = near.intersection(whole)
         if near.empty:
             return Side.train
-        if self.table.size == 1:
-            return Side(int(self.table[0, 0]))
         y0, x0, y1, x1 = self._spans(np.array([near]))[:, 0].tolist()
         found = np.unique(self.table[y0:y1, x0:x1])
-        return Side(int(found[0])) if len(found) == 1 else None
+        if len(found) > 1 or (self._reaching(near)[:, 4] > found[0]).any():
+            return None
+        return Side(int(found[0]))
+
+    def _reaching(self, rect: Rect) -> NDArray[np.int64]:
+        """Return those of `others` that reach into a rectangle."""
+        y0, x0, y1, x1, _ = self.others.T
+        reaching: NDArray[np.int64] = self.others[(y0 < rect.y1) & (y1 > rect.y0) & (x0 < rect.x1) & (x1 > rect.x0)]
+        return reaching
 
     def _spans(self, rects: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the blocks that rectangles within the scene meet, int64 `(4, n)`: first and last + 1 of both axes."""
@@ -112,6 +130,12 @@ class Sides:
             sums[1:, 1:] = (self.table == side).cumsum(axis=0).cumsum(axis=1)
             here = sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0]
             result[here == (y1 - y0) * (x1 - x0)] = side
+        if len(self.others) and len(near):
+            # a little smaller, so that neighbours do not meet
+            ground: Any = shapely.box(*(self.others[:, [1, 0, 3, 2]] + [0.25, 0.25, -0.25, -0.25]).T)
+            cells: Any = shapely.box(*near[:, [1, 0, 3, 2]].T)
+            k, other = shapely.STRtree(ground).query(cells)
+            result[k[result[k] < self.others[other, 4]]] = -1
         return result
 
     def mask(self, rect: Rect, side: Side) -> NDArray[np.bool_]:
@@ -129,15 +153,22 @@ class Sides:
                 part = Rect(block.y0 - m, block.x0 - m, block.y1 + m, block.x1 + m).intersection(rect)
                 if not part.empty:
                     out[part.slices_in(rect)] = False
+        m = self.margin if side == Side.train else 0
+        for y0, x0, y1, x1, held in self._reaching(Rect(rect.y0 - m, rect.x0 - m, rect.y1 + m, rect.x1 + m)).tolist():
+            if held > side:
+                out[Rect(y0 - m, x0 - m, y1 + m, x1 + m).intersection(rect).slices_in(rect)] = False
         return out
+
+    def block(self, row: int, col: int) -> Rect:
+        """Return the pixels of a block."""
+        return Rect(*(int(v) for v in (self.rows[row], self.cols[col], self.rows[row + 1], self.cols[col + 1])))
 
     def _held(self, rect: Rect) -> Iterator[Rect]:
         """Yield the held-out blocks that a rectangle meets."""
         whole = Rect(0, 0, int(self.rows[-1]), int(self.cols[-1]))
         y0, x0, y1, x1 = self._spans(np.array([rect.intersection(whole)]))[:, 0].tolist()
         for i, j in np.argwhere(self.table[y0:y1, x0:x1] != Side.train).tolist():
-            (top, bottom), (left, right) = self.rows[y0 + i : y0 + i + 2], self.cols[x0 + j : x0 + j + 2]
-            yield Rect(int(top), int(left), int(bottom), int(right))
+            yield self.block(y0 + i, x0 + j)
 
 
 def split(spec: Split, scenes: Sequence[Candidate], labelled: Sequence[NDArray[np.int64]]) -> list[Sides]:
@@ -156,8 +187,6 @@ def split(spec: Split, scenes: Sequence[Candidate], labelled: Sequence[NDArray[n
     ------
     JobError
         If a pattern fits no scene, or there are too few blocks for the shares or folds.
-    LabelError
-        If scenes of different sides show the same ground, or no scene is left to train on.
     """
     whole: dict[int, Side] = {}
     for key, asked, side in (("test", spec.test, Side.test), ("validation", spec.validation, Side.validation)):
@@ -180,10 +209,11 @@ def split(spec: Split, scenes: Sequence[Candidate], labelled: Sequence[NDArray[n
         rows, cols = (_edges(size, spec.block if cut else size) for size in scene.frame.shape)
         table = np.full((len(rows) - 1, len(cols) - 1), whole.get(k, Side.train), dtype=np.uint8)
         result.append(Sides(rows, cols, table, spec.margin if cut else 0))
+    pairs = meeting([scene.frame for scene in scenes]) if by_block or whole else []
     if by_block:
-        _deal(spec, scenes, [k for k in range(len(scenes)) if k not in whole], result, labelled)
-    _check_ground(scenes, result)
-    return result
+        shared = {k for pair in pairs for k in pair}
+        _deal(spec, scenes, [k for k in range(len(scenes)) if k not in whole], result, labelled, shared)
+    return _apart(scenes, result, pairs)
 
 
 def _fits(pattern: str, scene: Candidate) -> bool:
@@ -201,14 +231,29 @@ def _edges(size: int, block: int) -> NDArray[np.int64]:
 
 
 def _deal(spec: Split, scenes: Sequence[Candidate], cut: list[int], sides: list[Sides],
-          labelled: Sequence[NDArray[np.int64]]) -> None:  # fmt: skip
-    """Deal blocks out to the sides in an order that depends on the seed and the scenes' names alone."""
+          labelled: Sequence[NDArray[np.int64]], shared: Collection[int]) -> None:  # fmt: skip
+    """Deal blocks out to the sides in an order that depends on the seed and the scenes' names alone.
+
+    Those of one ground (in the scenes `shared`) go to one side.
+    """
     blocks = []
     for k in cut:
         for i, j in np.argwhere(sides[k].meeting(labelled[k])).tolist():
             text = f"{spec.seed}:{scenes[k].name}:{sides[k].rows[i]}:{sides[k].cols[j]}"
             blocks.append((hashlib.sha256(text.encode()).digest(), k, (i, j)))
     blocks.sort()
+    followers: dict[tuple[int, tuple[int, int]], list[tuple[int, tuple[int, int]]]] = {}
+    several = [(k, place) for _, k, place in blocks if k in shared]
+    led = leaders([(scenes[k].frame, sides[k].block(*place)) for k, place in several])
+    for (k, place), leader in zip(several, led, strict=True):
+        followers.setdefault(several[leader], []).append((k, place))
+    following = {one for first, those in followers.items() for one in those if one != first}
+    blocks = [block for block in blocks if block[1:] not in following]
+
+    def give(k: int, place: tuple[int, int], side: Side) -> None:
+        for number, at in followers.get((k, place), [(k, place)]):
+            sides[number].table[at] = side
+
     takers: list[Side] = []
     for share, side in ((spec.test, Side.test), (spec.validation, Side.validation)):
         if isinstance(share, float):
@@ -220,36 +265,46 @@ def _deal(spec: Split, scenes: Sequence[Candidate], cut: list[int], sides: list[
             "make split.block smaller"
         )
     for (_, k, place), side in zip(blocks, takers, strict=False):
-        sides[k].table[place] = side
+        give(k, place, side)
     if spec.folds is not None:
         for n, (_, k, place) in enumerate(blocks[len(takers) :]):
             if n % spec.folds == spec.fold:
-                sides[k].table[place] = Side.validation
+                give(k, place, Side.validation)
 
 
-def _check_ground(scenes: Sequence[Candidate], sides: Sequence[Sides]) -> None:
-    """Refuse splits that show the same ground on two sides."""
-    if all(len(np.unique(s.table)) == 1 and s.table[0, 0] == Side.train for s in sides):
-        return
-    placed = [k for k, scene in enumerate(scenes) if scene.frame.crs is not None]
-    outlines = [scenes[k].frame.outline() for k in placed]
-    kept = [(k, o) for k, o in zip(placed, outlines, strict=True) if o is not None]
-    if len(kept) < 2:
-        return
-    shapes = np.asarray([o for _, o in kept])
-    one, other = shapely.STRtree(shapes).query(shapes, predicate="intersects")
-    for a, b in zip(one.tolist(), other.tolist(), strict=True):
-        first, second = sides[kept[a][0]], sides[kept[b][0]]
-        if a >= b or (len(both := np.unique(np.r_[first.table.ravel(), second.table.ravel()])) == 1):
-            continue
-        # a strip of a few pixels along a side, as neighbouring sheets may share
-        strips = []
-        for k in (a, b):
-            rows_cols = scenes[kept[k][0]].frame.shape
-            strips.append(4 * shapes[k].area / np.prod(rows_cols) * max(rows_cols))
-        if shapely.intersection(shapes[a], shapes[b]).area > min(strips):
-            names = " and ".join(Side(int(v)).name for v in both)
-            raise LabelError(
-                f"{scenes[kept[a][0]].name} and {scenes[kept[b][0]].name} show the same ground, but are split into "
-                f"{names}: what is learnt from one would be measured on the other; put both on one side"
+def _apart(scenes: Sequence[Candidate], sides: list[Sides], pairs: Sequence[tuple[int, int]]) -> list[Sides]:
+    """Return the sides with the ground that other scenes hold out: it trains, or validates, nowhere else."""
+    found: list[list[list[int]]] = [[] for _ in scenes]
+    for pair in pairs:
+        for ours, theirs in (pair, pair[::-1]):
+            lowest = sides[ours].table.min()
+            held = np.argwhere(sides[theirs].table > lowest).tolist()
+            blocks = [sides[theirs].block(i, j) for i, j in held]
+            places = seen(blocks, scenes[theirs].frame, scenes[ours].frame, sides[ours].margin)
+            for (i, j), covering in zip(held, places, strict=True):
+                found[ours] += [[*rect, int(sides[theirs].table[i, j])] for rect in covering]
+    result = []
+    for scene, own, rects in zip(scenes, sides, found, strict=True):
+        result.append(replace(own, others=np.array(rects, dtype=np.int64)) if rects else own)
+        lost = _lost(result[-1], own) if rects else 0.0
+        if lost >= _TOLD:
+            logger.warning(
+                "%s: %.0f %% of it shows ground that other scenes hold out, and is left out; to keep it, put scenes of "
+                "one ground on one side (split), or hold out a share of blocks, which are dealt out by ground",
+                scene.name,
+                100 * lost,
             )
+    return result
+
+
+def _lost(now: Sides, before: Sides) -> float:
+    """Return the share of a scene's pixels that is of no side any more, from every sixteenth row and column."""
+    rows, cols = (int(edges[-1]) for edges in (now.rows, now.cols))
+    count = lost = 0
+    for y in range(0, rows, 16):
+        rect = Rect(y, 0, y + 1, cols)
+        for side in (Side.train, Side.validation):
+            own = before.mask(rect, side)[0, ::16]
+            count += len(own) if side == Side.train else 0
+            lost += int((own & ~now.mask(rect, side)[0, ::16]).sum())
+    return lost / max(count, 1)

@@ -162,6 +162,27 @@ def test_patches_of_labels_in_a_large_scene_are_found(files: Path, monkeypatch: 
     assert found.counts[1] > 0
 
 
+@pytest.mark.parametrize("augment", [{}, {"rotation_deg": [-30, 30], "scale": [0.6, 1.4]}])
+def test_ground_that_a_neighbour_holds_out_never_reaches_a_training_window(tmp_path: Path, augment: Any) -> None:
+    """Sheets overlap by 16 px; in the one that trains, these are of a value of their own."""
+    for k, name in enumerate(("train", "held")):
+        transform = NORTH_UP @ Affine.translation(224 * k, 0)
+        picture = noise(3, *SHAPE, seed=k, high=100)
+        if name == "train":
+            picture[:, :, 224:] = 255
+        write(tmp_path / f"{name}.tif", picture, transform=transform)
+        write(tmp_path / f"{name}_labels.tif", halves(), transform=transform, nodata=255)
+    data = {"scenes": ["train.tif", "held.tif"], "labels": [{"files": "*_labels.tif"}]}
+    found = load_data(job(tmp_path, data, split={"validation": ["held.tif"]}, augment=augment))
+    assert found.counts[:2].tolist() == [190 * 120, 190 * 104]
+    mean, stddev = (np.array(v)[:, None, None] for v in (found.ranges.mean, found.ranges.stddev))
+    assert mean.max() < 60
+    highest = max(float((found.train.batch(k).images * stddev + mean).max()) for k in range(30))
+    assert 80 < highest < 110
+    known = sum(int((found.validation.batch(k).labels != IGNORED).sum()) for k in range(len(found.validation)))
+    assert known == 190 * 240, "the sheet that validates keeps all of its own"
+
+
 def test_folds_hold_out_every_block_once(files: Path) -> None:
     total = np.zeros(256, dtype=np.int64)
     for fold in range(3):

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pyproj
 import pytest
+from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 from rasterio import CRS
 
 from geounet.config.data import Split
-from geounet.errors import JobError, LabelError
+from geounet.errors import JobError
 from geounet.labels.frames import Frame
 from geounet.training.splits import Candidate, Side, Sides, split
 from geounet.types import Rect
@@ -135,18 +137,109 @@ def placed(name: str, x: float, crs: str = UTM) -> Candidate:
     return Candidate(name, name, Frame(name, (400, 600), (0.5, 0, x, 0, -0.5, 5800000.0), crs, 0.5))
 
 
-def test_one_ground_is_on_one_side() -> None:
+def painted(found: list[Candidate], sides: list[Sides], side: Side) -> Any:
+    """Ground of a side in half metres, of north-up scenes."""
+    out = np.zeros((1600, 2000), dtype=bool)
+    for scene, own in zip(found, sides, strict=True):
+        x, y = round((scene.frame.transform[2] - 400000) / 0.5), round((5800000 - scene.frame.transform[5]) / 0.5)
+        rows, cols = scene.frame.shape
+        out[y : y + rows, x : x + cols] |= own.mask(Rect(0, 0, rows, cols), side)
+    return out
+
+
+def sheets(overlap: int) -> list[Candidate]:
+    step = (512 - overlap) * 0.5
+    return [
+        Candidate(f"sheet{i}{j}.tif", "s",
+                  Frame("s", (512, 512), (0.5, 0, 400000 + j * step, 0, -0.5, 5800000.0 - i * step), UTM, 0.5))
+        for i in range(3) for j in range(3)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("margin", [0, 20])
+@pytest.mark.parametrize(
+    "spec", [{"validation": 0.2, "test": 0.1}, {"folds": 3, "fold": 1}, {"validation": ["sheet22.tif"]}]
+)
+def test_sheets_that_overlap_can_be_split(spec: dict[str, Any], margin: int) -> None:
+    """What one sheet holds out trains in no other, to the pixel."""
+    found = sheets(16)
+    sides = dealt({"block": 256, "margin": margin, **spec}, found)
+    train, validation, test = (painted(found, sides, side) for side in Side)
+    assert not (train & (validation | test)).any()
+    assert not (validation & test).any()
+    assert validation.sum() >= 0.1 * 1504**2
+    assert train.sum() >= 0.35 * 1504**2
+    if margin == 0:  # all that is not held out trains
+        assert (train | validation | test)[:1504, :1504].all()
+    for own in sides:
+        cells = np.array([[y, x, y + 64, x + 64] for y in range(0, 512, 64) for x in range(0, 512, 64)])
+        assert own.sole(cells).tolist() == [-1 if (o := own.only(Rect(*c))) is None else o for c in cells.tolist()]
+        for cell, side in zip(cells.tolist(), own.sole(cells).tolist(), strict=True):
+            assert side < 0 or own.mask(Rect(*cell), Side(side)).all()
+
+
+def test_a_strip_of_a_few_pixels_is_no_overlap() -> None:
+    for spec in ({"validation": ["sheet22.tif"]}, {"validation": 0.3, "block": 256}):
+        assert all(len(own.others) == 0 for own in dealt(spec, sheets(3)))
+
+
+@pytest.mark.parametrize("folds", [None, 4])
+def test_one_ground_at_several_dates_is_dealt_out_once(folds: int | None) -> None:
+    found = [placed(f"{year}.tif", 400000) for year in range(2014, 2024)]
+    spec = {"validation": 0.25} if folds is None else {"folds": folds}
+    sides = dealt({"block": 100, **spec}, found)
+    assert all((own.table == sides[0].table).all() for own in sides)
+    assert (sides[0].table == Side.validation).mean() == 0.25
+    train = np.kron(sides[0].table == Side.train, np.ones((100, 100))) > 0
+    assert all((own.mask(Rect(0, 0, 400, 600), Side.train) == train).all() for own in sides)
+
+
+def test_photographs_in_a_row_are_not_one_block() -> None:
+    found = [placed(f"p{k}", 400000 + 20 * k) for k in range(12)]  # by two fifths of a block
+    sides = dealt({"validation": 0.2, "block": 100}, found)
+    train, validation = painted(found, sides, Side.train), painted(found, sides, Side.validation)
+    assert not (train & validation).any()
+    assert 0.1 < validation.sum() / (400 * 1040) < 0.5
+    assert train.sum() > 0.3 * 400 * 1040
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.3])
+@pytest.mark.parametrize("epsg", [32633, 32634, 4326])
+def test_ground_is_found_in_another_projection(angle: float, epsg: int) -> None:
+    here = placed("b", 400000)
+    move = pyproj.Transformer.from_crs(32633, epsg, always_xy=True)
+    x, y = move.transform(400080.0, 5799960.0)
+    unit = 0.7 if epsg != 4326 else 0.7 / 111_000
+    turned = Affine.translation(x, y) @ Affine.rotation(np.degrees(angle)) @ Affine.scale(unit, -unit)
+    a, b, c, d, e, f = tuple(turned)[:6]
+    other = Candidate("a", "a", Frame("a", (300, 420), (a, b, c, d, e, f), CRS.from_epsg(epsg).to_wkt(), 0.7))
+    _, own = dealt({"validation": ["b"]}, [here, other])
+    mask = own.mask(Rect(0, 0, 300, 420), Side.train)
+    rows, cols = np.indices(mask.shape) + 0.5
+    back = pyproj.Transformer.from_crs(epsg, 32633, always_xy=True)
+    points = back.transform((a * cols + b * rows + c).ravel(), (d * cols + e * rows + f).ravel())
+    px = here.frame.to_pixels(np.column_stack(points))
+    inside = ((px >= 0) & (px < (600, 400))).all(axis=1).reshape(mask.shape)
+    assert not (mask & inside).any()
+    assert 0.1 < inside.mean() < 0.9
+    assert (~mask & ~inside).mean() < 0.04, "little is lost that lies elsewhere"
+
+
+def test_where_most_of_a_scene_is_held_out_by_others_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
     found = [placed("a", 400000), placed("b", 400200), placed("c", 400600)]
-    with pytest.raises(LabelError, match="a and b show the same ground, but are split into train and validation"):
-        dealt({"validation": ["b"]}, found)
-    with pytest.raises(LabelError, match="show the same ground"):
-        dealt({"validation": 0.5, "block": 100}, found)
-    assert len(dealt({"validation": ["c"]}, found)) == 3
+    whole = Rect(0, 0, 400, 600)
+    a, b, _ = dealt({"validation": ["b"]}, found)
+    assert "a: 34 % of it shows ground that other scenes hold out, and is left out; to keep it, put " in caplog.text
+    assert a.mask(whole, Side.train).sum() == 400 * 400
+    assert b.mask(whole, Side.validation).all()
+    # what tests is not chosen by, either
+    _, b, _ = dealt({"validation": ["b"], "test": ["a"]}, found)
+    assert b.mask(whole, Side.validation).sum() == 400 * 400
     # a small scene inside of a large one, whichever is named first
     large = Candidate("large", "large", Frame("large", (9000, 9000), (0.5, 0, 400000, 0, -0.5, 5800000.0), UTM, 0.5))
     small = Candidate("small", "small", Frame("small", (256, 256), (0.2, 0, 401000, 0, -0.2, 5799000.0), UTM, 0.2))
     for pair in ([large, small], [small, large]):
-        with pytest.raises(LabelError, match="show the same ground"):
-            dealt({"validation": ["small"]}, pair)
+        own = dealt({"validation": ["small"]}, pair)[pair.index(large)]
+        assert (~own.mask(Rect(0, 0, 9000, 9000), Side.train)).sum() == 103 * 103
     # neighbours that share an edge show different ground
-    assert len(dealt({"validation": ["b"]}, [placed("a", 400000), placed("b", 400300)])) == 2
+    assert all(len(s.others) == 0 for s in dealt({"validation": ["b"]}, [placed("a", 400000), placed("b", 400300)]))
