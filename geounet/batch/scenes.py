@@ -86,8 +86,9 @@ def _expand(job: Job, *, some: bool) -> Iterator[tuple[str, list[Path]]]:
         path, left = Path(entry), ""
         if os.path.isdir(path):  # noqa: PTH112 - False where one may not look
             ours = partial(_is_ours, start=path, out=out, work=work)
-            here = (p for p in _below(path, ours) if _is_scene(p) and not ours(p))
-            found, left = _without_results(here, entry, path)
+            rasters = [p for p in _below(path, ours) if _is_scene(p)]
+            found, left = _without_results((p for p in rasters if not ours(p)), entry, path)
+            left += _in_output(rasters, entry, path, out) if not found else ""
             if some and not found:
                 raise JobError(f"{entry}: the folder holds no raster ({', '.join(sorted(ENDINGS)[:6])}, …){left}")
         elif os.path.exists(path) or not glob.has_magic(entry):  # noqa: PTH110 - as above
@@ -99,8 +100,9 @@ def _expand(job: Job, *, some: bool) -> Iterator[tuple[str, list[Path]]]:
             if not some or os.path.exists(start):  # noqa: PTH110 - where some are wanted, none is told below
                 _warn_of(_unlisted(entry, start, len(fixed)), ours)
             matches = (Path(p) for p in glob.iglob(entry, recursive=True))
-            here = (p for p in sorted(matches) if _is_file(p) and not ours(p))
-            found, left = _without_results(here, entry, start)
+            files = [p for p in sorted(matches) if _is_file(p)]
+            found, left = _without_results((p for p in files if not ours(p)), entry, start)
+            left += _in_output(files, entry, start, out) if not found else ""
             if some and not found:
                 raise JobError(f"{entry}: matches no file{left}")
         for file in found:
@@ -206,6 +208,16 @@ def _without_results(paths: Iterable[Path], entry: str, start: Path) -> tuple[li
         return found, ""
     logger.info("%s: files of earlier runs that are left out: %d", entry, left)
     return found, f"; files of earlier runs, which are no scenes: {left}"
+
+
+def _in_output(paths: Iterable[Path], entry: str, start: Path, out: Path) -> str:
+    """Return words on what may be scenes, but lies in the output folder, where results would be taken for them."""
+    there, _ = _without_results((p for p in paths if p.resolve().is_relative_to(out)), entry, start)
+    if not there:
+        return ""
+    words = f"{len(there)} lie in the output folder {out}, which is not searched; choose another one (--out)"
+    logger.warning("%s: of what it finds, %s", entry, words)
+    return f"; {words}, or name them"
 
 
 def _inputs(folder: Path) -> set[str] | None:

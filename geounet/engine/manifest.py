@@ -21,6 +21,7 @@ from geounet.grid.blocks import BlockId
 from geounet.models.bundle import Bundle
 from geounet.predict.decide import add_counts
 from geounet.predict.probe import SHARED
+from geounet.raster.scene import SceneInfo
 from geounet.types import NODATA
 
 logger = logging.getLogger(__name__)
@@ -121,6 +122,7 @@ def scene_manifest(
     tiles = sum(int(receipt["tiles"]) for receipt in infer.values())
     processors = sorted({str(receipt["processor"]) for receipt in infer.values() if receipt.get("processor")})
     failed = sorted({str(f["block"]) for f in failures})
+    valid = _valid(plan, counts)
     return {
         "format": FORMAT,
         "name": info.name,
@@ -132,7 +134,7 @@ def scene_manifest(
         "classes": [
             {"name": c.name, "code": c.code, "colour": c.colour, "kind": c.kind.value} for c in plan.card.mask_classes()
         ],
-        "valid_pixels": _valid(plan, counts),
+        "valid_pixels": valid,
         "input": info.to_dict(),
         "grid": plan.grid_summary,
         "device": recipe.device,
@@ -155,6 +157,7 @@ def scene_manifest(
             *info.warnings,
             *warnings,
             *_mixed(processors),
+            *_empty(valid, info),
             *(f"block {name} failed: its pixels are nodata" for name in failed),
         ],
         "files": dict(files),
@@ -166,6 +169,13 @@ def _mixed(processors: list[str]) -> list[str]:
     if len(processors) < 2:
         return []
     return [f"inferred on different processors ({'; '.join(processors)}): pixels may differ in the last bit"]
+
+
+def _empty(valid: int, info: SceneInfo) -> list[str]:
+    if valid:
+        return []
+    known = ", ".join(info.validity)
+    return [f"no pixel is valid{f' (by {known})' if known else ''}: the mask holds nothing but nodata"]
 
 
 def count_pixels(plan: Plan, receipts: Iterable[tuple[str, Mapping[str, Any]]], failed: Iterable[BlockId]) -> Counts:

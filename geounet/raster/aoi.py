@@ -122,6 +122,8 @@ class Area:
         From pixels of the scene's file to its CRS.
     shape : tuple of int
         `(rows, cols)` of the file's grid.
+    of : str
+        What messages call the scene.
 
     Raises
     ------
@@ -129,7 +131,9 @@ class Area:
         If it cannot be read, holds no polygons, or does not meet the scene.
     """
 
-    def __init__(self, file: str, crs_wkt: str | None, transform: Affine, shape: tuple[int, int]) -> None:
+    def __init__(
+        self, file: str, crs_wkt: str | None, transform: Affine, shape: tuple[int, int], of: str = "the scene"
+    ) -> None:
         shapes, crs = _load(file)
         shapes = _to_scene(file, shapes, crs, crs_wkt)
         shapes = _turned(shapes, crs_wkt)
@@ -145,7 +149,7 @@ class Area:
         frame = shapely.box(0, 0, shape[1], shape[0])
         shapes = shapes[shapely.intersects(shapes, frame)]
         if len(shapes) == 0:
-            raise SceneError(f"{file}: the area of interest lies outside the scene")
+            raise SceneError(f"{of}: lies outside the area of interest {file}")
         self.named_crs = crs is not None
         self.fingerprint = hashlib.sha256(b"".join(shapely.to_wkb(shapes))).hexdigest()
         self._shapes = shapes

@@ -198,7 +198,7 @@ class Scene:
         if spec.aoi is not None:
             from geounet.raster.aoi import Area
 
-            self._area = Area(spec.aoi, self._crs_wkt, self._base.transform, self._shape)
+            self._area = Area(spec.aoi, self._crs_wkt, self._base.transform, self._shape, spec.files[0])
         self._validity = self._list_validity()
         self._cache_mb = _cache_mb(self._layers)
 

@@ -334,6 +334,14 @@ def test_a_failed_scene_does_not_stop_the_others(scene: Path, bundle: Bundle, tm
     assert [(s["name"], s["state"]) for s in state["scenes"]] == [("text", "failed")]
 
 
+def test_a_scene_without_a_valid_pixel_is_told(bundle: Bundle, tmp_path: Path) -> None:
+    write_scene(tmp_path / "fill.tif", np.full((3, 90, 80), 7, np.uint8))
+    (one,) = scene_runs(job_of(tmp_path / "fill.tif", bundle, tmp_path / "out", "nodata=7", "vector=none"))
+    manifest = one.run()
+    assert manifest["valid_pixels"] == 0
+    assert [w for w in manifest["warnings"] if w.startswith("no pixel is valid (by ")] != []
+
+
 def test_the_manifest_says_what_inferred_it(
     scene: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

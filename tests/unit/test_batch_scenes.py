@@ -101,6 +101,15 @@ def test_a_folder_of_results_alone_is_told(tmp_path: Path) -> None:
         names(tmp_path / "*" / "*_mask.tif", tmp_path / "new")
 
 
+@pytest.mark.parametrize("pattern", ["", "*.tif"])
+def test_scenes_in_the_output_folder_are_told(tmp_path: Path, pattern: str, caplog: pytest.LogCaptureFixture) -> None:
+    touched(tmp_path / "a.tif", tmp_path / "b.tif")
+    results(tmp_path / "a", tmp_path / "a.tif")
+    with pytest.raises(JobError, match=r"; 2 lie in the output folder .*, which is not searched; choose another one"):
+        names(tmp_path / pattern if pattern else tmp_path, tmp_path)
+    assert "of what it finds, 2 lie in the output folder" in caplog.text, "where none are wanted that is all one hears"
+
+
 @pytest.fixture
 def denied(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Names of folders that cannot be listed, also by root."""

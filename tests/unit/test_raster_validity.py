@@ -337,7 +337,7 @@ def test_an_area_on_both_sides_of_the_antimeridian(tmp_path):
         )
         with scene(path, aoi=aoi) as opened:
             np.testing.assert_array_equal(read(opened)[1], expected)
-    with pytest.raises(SceneError, match="outside the scene"):
+    with pytest.raises(SceneError, match="lies outside the area of interest"):
         describe(
             SceneSpec("a", (str(write(tmp_path / "b.tif", noise(1, 20, 20), crs="EPSG:4326",
                                       transform=Affine(0.1, 0, 0, 0, -0.1, 11))),), aoi=aoi)
@@ -372,7 +372,7 @@ def test_an_area_in_one_of_several_layers(tmp_path):
             BOX % ("urn:ogc:def:crs:EPSG::32633", FEATURE.replace("Polygon", "LineString") % "[[0, 0], [1, 1]]"),
             "holds no polygons",
         ),
-        (BOX % ("urn:ogc:def:crs:EPSG::32633", FEATURE % "[[[0, 0], [1, 0], [1, 1], [0, 0]]]"), "outside the scene"),
+        (BOX % ("urn:ogc:def:crs:EPSG::32633", FEATURE % "[[[0, 0], [1, 0], [1, 1], [0, 0]]]"), "lies outside the area of interest"),
     ],
 )
 def test_unusable_areas(tmp_path, content, message):
