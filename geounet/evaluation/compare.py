@@ -194,7 +194,8 @@ class Comparison:
         self.grid, self.metric, self.area, self.settings, self.work = grid, metric, area, settings, work
         self.affine = Affine(*grid.transform)
         self.ground = Ground(grid.crs, grid.transform, grid.rows, grid.cols)
-        self.tally = Tally(classes.infos, metric.unit)
+        self.folded = truth.folded
+        self.tally = Tally(self.folded.classes.infos, metric.unit)
         self.seen = Seen(self.tally)
 
     @property
@@ -293,7 +294,7 @@ class Comparison:
         pixels = None
         with self._probability(mask) as probability:
             if mask is not None and truth is not None and "pixels" in settings.what:
-                names = self.classes.names
+                names = self.folded.classes.names
                 pixels = Pixels.empty(names, settings.boundary_px, calibrated=probability is not None)
                 self.tally.pixels = pixels
             step = self.ground.step if settings.metres and self.ground.known else (1.0, 1.0)
@@ -322,6 +323,11 @@ class Comparison:
                     if not known[inner].any():
                         continue
                     mine[~known] = theirs[~known] = NODATA
+                    if self.folded.without:
+                        mine, theirs = self.folded.table[mine], self.folded.table[theirs]
+                        mine[theirs == NODATA] = NODATA
+                        if (mine[inner] == NODATA).all():
+                            continue
                     self._count(pixels, mine, theirs, rect, inner, road, step)
                     if probability is not None and pixels.calibration is not None:
                         pixels.calibration.add(mine[inner], theirs[inner], probability(rect))
@@ -343,10 +349,11 @@ class Comparison:
         pixels.boundary.add(mine, theirs, inner)
         around = tuple(slice(s.start - 1, s.stop + 1) for s in inner)
         pixels.distances.add(mine[around], theirs[around], self.step)
+        road = None if road is None else self.folded.classes.codes.get(self.classes.names[road])
         if road is not None:
             pair = (mine == road, theirs == road)
             pixels.relaxed = pixels.relaxed + relaxed.pixels(*pair, inner, self.settings.tolerance, step)
-        size = len(self.classes.infos)
+        size = len(self.folded.classes.infos)
         middle = (np.array([(rect.x0 + rect.x1 - 1) / 2]), np.array([(rect.y0 + rect.y1 - 1) / 2]))
         area = float(self.ground.pixel_areas(*middle)[0]) if self.ground.known else np.nan
         pixels.truth_m2 += area * np.bincount(mine[inner].ravel(), minlength=256)[:size]
@@ -363,7 +370,7 @@ class Comparison:
             yield None
             return
         with opened(str(path)) as dataset:
-            yield stored_probabilities(path, dataset, self.prediction.mask, self.classes)
+            yield stored_probabilities(path, dataset, self.prediction.mask, self.folded.classes)
 
     # Shapes --------------------------------------------------------------------------------------------------------
 
@@ -472,7 +479,8 @@ def stored_probabilities(path: Path, dataset: Any, mask: Mask, classes: Classes)
             steps = np.rint(np.clip(np.nan_to_num(stored), 0, 1) * 254).astype(np.int64)
         found = np.zeros((len(classes.infos), *rect.shape), dtype=np.int64)
         for code, plane in zip(codes, steps, strict=True):
-            found[code] += plane
+            if code != NODATA:
+                found[code] += plane
         if single:
             found[1 - codes[0]] = 254 - found[codes[0]]
         result = np.minimum(found, 254).astype(np.uint8)

@@ -163,7 +163,7 @@ def evaluate(
             cases = [c for c, there in zip(cases, covered, strict=True) if there]
     if settings.metres and cases[0].metric.unit != "m":
         raise JobError("a tolerance in metres needs a CRS; the prediction has none: give it in pixels")
-    tally = Tally(cases[0].classes.infos, cases[0].metric.unit)
+    tally = Tally(labelled.folded.classes.infos, cases[0].metric.unit)
     windows: list[WindowScore] = []
     scenes = []
     with tempfile.TemporaryDirectory(prefix="geounet-evaluate-") as work:
@@ -177,10 +177,15 @@ def evaluate(
             windows += own.windows
             progress.update("scenes", number + 1, len(cases))
     _check(tally, cases)
+    if tally.pixels is None:
+        tally.infos = cases[0].classes.infos
+    elif without := labelled.folded.without:
+        logger.warning("%s: lines of the labels have no width: pixels are compared without this class; "
+                       "--width-m METRES (width_m in --labels) burns them", ", ".join(without))  # fmt: skip
     scores = {
         "format": FORMAT,
         "unit": tally.unit,
-        "classes": list(cases[0].classes.names),
+        "classes": [info.name for info in tally.infos],
         **tally.scores(_tolerance(settings)),
         "scenes": scenes,
         "left_out": left_out,

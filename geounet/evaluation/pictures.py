@@ -72,12 +72,13 @@ def window_picture(evaluation: Evaluation, window: WindowScore) -> Image.Image:
     try:
         with mask_reader(case.prediction.mask, case.classes) as mask:
             assert mask is not None
-            mine, theirs = truth.read(rect), mask.read(rect)
+            folded = truth.folded
+            mine, theirs = folded.table[truth.read(rect)], folded.table[mask.read(rect)]
     finally:
         truth.close()
     if case.area is not None:
         mine = np.where(case.area.read(rect), mine, np.uint8(NODATA))
-    infos = case.classes.infos
+    infos = folded.classes.infos
     panels = [painted(mine, infos), painted(theirs, infos), difference(mine, theirs, infos)]
     scale = PANEL / max(rect.shape)
     size = max(1, round(rect.cols * scale)), max(1, round(rect.rows * scale))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,25 @@ def classes_of(predicted: Sequence[ClassInfo], spec: Spec) -> Classes:
 
 
 @dataclass(frozen=True)
+class Folded:
+    """The classes of pixels: without those that labels know only from lines without a width, which cover no pixel.
+
+    Attributes
+    ----------
+    classes
+        Those left. Of the others the mask's values count as the rest; without a rest nothing is known there (255).
+    table
+        For each class of labels and prediction its code here; 255 stays 255.
+    without
+        Names of those that are left out.
+    """
+
+    classes: Classes
+    table: U8
+    without: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Labelled:
     """The label files of all scenes, read once."""
 
@@ -158,6 +178,32 @@ class Labelled:
     classes: Classes
     files: tuple[Files, ...]
     """Lines without a width of their own are one metre wide in it."""
+
+    @cached_property
+    def folded(self) -> Folded:
+        """The classes of pixels."""
+        rest = None if self.spec.complete is None else self.spec.complete.rest
+        burnt, bare = set(), set()
+        for entry, own in zip(self.files, self.spec.layers, strict=True):
+            if not _vectors(own, self.spec.root):
+                said = [*(own.values or {}).values(), *(own.colours or {}).values(), own.class_, own.others]
+                burnt |= {self.classes.codes.get(name) for name in said if isinstance(name, str)}
+            for features in entry.vectors:
+                areas = np.isin(shapely.get_type_id(features.shapes), AREAS) | (own.width_m is not None)
+                burnt |= {int(v) for v in np.unique(features.values[areas])}
+                bare |= {int(v) for v in np.unique(features.values[~areas])}
+        known = {*burnt, self.classes.codes.get(rest) if isinstance(rest, str) else None}
+        # Where no label has an area no pixels are compared at all.
+        without = [info for info in self.classes.infos if burnt and info.code in bare - known]
+        kept = [info for info in self.classes.infos if info not in without]
+        infos = tuple(info.model_copy(update={"code": place}) for place, info in enumerate(kept))
+        codes = {info.name: info.code for info in infos}
+        other = codes.get(rest if isinstance(rest, str) else OTHER, NODATA)
+        table = np.full(256, NODATA, dtype=np.uint8)
+        for info in self.classes.infos:
+            table[info.code] = codes.get(info.name, other)
+        of_mask = {value: int(table[code]) for value, code in self.classes.of_mask.items()}
+        return Folded(Classes(infos, of_mask), table, tuple(info.name for info in without))
 
     @property
     def features(self) -> list[Features]:
@@ -233,7 +279,7 @@ class Truth:
     """
 
     def __init__(self, labelled: Labelled, frame: Frame, scene: Path, *, pixels: bool = True) -> None:
-        self.classes, self.frame = labelled.classes, frame
+        self.classes, self.folded, self.frame = labelled.classes, labelled.folded, frame
         self._contacts = labelled.spec.contacts()
         self._features = labelled.features
         for features in self._features:

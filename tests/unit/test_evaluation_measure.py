@@ -469,6 +469,36 @@ def test_roads_as_lines(scene: Any, tmp_path: Path) -> None:
     assert wide["roads"]["relaxed"]["f1"] > 0.9
 
 
+def test_lines_without_a_width_beside_areas(scene: Any, tmp_path: Path, caplog: Any) -> None:
+    pred, _, found, truth = scene
+    houses, streets = tmp_path / "houses.gpkg", tmp_path / "streets.geojson"
+    geopandas.GeoDataFrame(geometry=polygons(truth, 1), crs=UTM).to_file(houses)
+    line = shapely.LineString([GRID @ (0, 74), GRID @ (120, 74)])
+    geopandas.GeoDataFrame(geometry=[line], crs=UTM).to_crs("EPSG:4326").to_file(streets)
+    result = evaluate(pred, [houses, streets])
+    scores = result.scores
+    assert scores["classes"] == ["other", "building"] == list(scores["pixel"]["iou"])
+    valid = found != 255
+    a, b = (truth == 1) & valid, (found == 1) & valid
+    assert scores["pixel"]["iou"]["building"] == pytest.approx((a & b).sum() / (a | b).sum())
+    # Roads of the prediction are not wrong, where labels say that there is no building.
+    assert scores["pixel"]["accuracy"] == pytest.approx((a == b)[valid].mean())
+    assert scores["roads"]["relaxed"] is None
+    assert scores["roads"]["lines"]["recall"] > 0.7  # there is a gap
+    assert "road: lines of the labels have no width" in caplog.text
+    assert "--width-m" in caplog.text
+    result.write_page(tmp_path / "page.html")
+    wide = evaluate(pred, [houses, streets], how={"width_m": 4.0}).scores
+    assert wide["classes"] == ["other", "building", "road"]
+    assert wide["roads"]["relaxed"]["precision"] > 0.5
+    # Without a rest nothing is known where the prediction has roads.
+    spec = tmp_path / "labels.yaml"
+    spec.write_text("labels:\n  - {files: houses.gpkg, class: building}\n  - {files: streets.geojson, class: road}\n")
+    bare = evaluate(pred, labels=spec).scores
+    assert "road" not in bare["classes"]
+    assert bare["pixel"]["pixels"] == (a & (found != 2)).sum()
+
+
 def test_attributes_tell_classes(scene: Any, tmp_path: Path) -> None:
     pred, _, found, truth = scene
     shapes, kinds = [], []
