@@ -55,20 +55,26 @@ def check_bands(info: SceneInfo, card: Card, *, chosen: bool = False) -> None:
     wanted = len(card.input.bands)
     if len(info.band_names) != wanted:
         names = ", ".join(info.band_names)
-        found = f"bands: {len(info.band_names)} chosen" if chosen else f"has {len(info.band_names)} bands"
+        count = len(info.band_names)
+        found = f"bands: {count} chosen" if chosen else f"has {count} band{'s' if count != 1 else ''}"
         raise SceneError(
             f"{info.files[0]}: {found} ({names}), the model {card.name} "
             f"takes {wanted} ({', '.join(card.input.bands)}); choose them with `bands`, for example "
-            f"--set bands={_example(info, card)}"
+            f"--set bands={_example(info, card, chosen=chosen)}"
         )
 
 
-def _example(info: SceneInfo, card: Card) -> str:
-    """Return bands to try: by the card's names where the scene knows them, the others by number."""
+def _example(info: SceneInfo, card: Card, *, chosen: bool) -> str:
+    """Return bands to try: by the card's names where the scene knows them, the others by number.
+
+    Where the scene has too few, its last one repeats; `chosen`: how many the file has is not known.
+    """
     places = [_place(info, band) for band in card.input.bands]
+    last = len(places) - 1 if chosen else len(info.band_names) - 1
     others = iter(i for i in range(len(places)) if i not in places)
     return ",".join(
-        str(next(others) + 1) if place is None else band for band, place in zip(card.input.bands, places, strict=True)
+        str(min(next(others), last) + 1) if place is None else band
+        for band, place in zip(card.input.bands, places, strict=True)
     )
 
 

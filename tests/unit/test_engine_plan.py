@@ -52,6 +52,11 @@ def test_an_example_names_the_bands_that_are_known() -> None:
     info.colours = ()
     with pytest.raises(SceneError, match=r"--set bands=1,2,3,4$"):
         check_bands(info, card(bands=4))
+    # Only bands that there are.
+    for names, words in (("grey",), "has 1 band .*bands=1,1,1$"), (("grey", "mask"), "has 2 bands .*bands=1,2,2$"):
+        info = SimpleNamespace(files=("a.tif",), band_names=names, colours=())
+        with pytest.raises(SceneError, match=words):
+            check_bands(info, card())
 
 
 @pytest.mark.parametrize(
