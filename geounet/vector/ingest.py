@@ -21,7 +21,7 @@ from geounet.raster.env import open_quietly
 from geounet.raster.sidecar import write_aux
 from geounet.types import MAX_CLASSES, NODATA, PROBABILITY_STEPS
 from geounet.vector.source import U8, opened
-from geounet.vector.wanted import class_band, meaningful, probability_band, title_of
+from geounet.vector.wanted import SHOWN, class_band, meaningful, probability_band, title_of
 
 SLAB = 512
 """Rows that are read at once."""
@@ -47,6 +47,8 @@ class Ingested:
         Codes of classes that no valid pixel is of: those that are only named, and those that were asked for.
     named
         Whether the raster names its classes.
+    sure
+        Whether its values can only be probabilities: none is beyond 0 and 1, some lie between.
     """
 
     mask: str
@@ -57,6 +59,7 @@ class Ingested:
     band: int = 1
     absent: frozenset[int] = frozenset()
     named: bool = False
+    sure: bool = False
 
 
 def _slabs(dataset: Any) -> Iterator[Window]:
@@ -101,6 +104,7 @@ def bands_of(paths: Sequence[Path], wanted: str | None, kind: Kind) -> list[int]
     found = []
     for path in paths:
         with opened(str(path)) as dataset:
+            _refuse_probabilities(path, dataset, meaningful(dataset))
             names = {band: list(described(path, dataset, band)[0].values()) for band in dataset.indexes}
             found.append(class_band(path, dataset, wanted, kind, names))
     return found
@@ -129,6 +133,7 @@ def ingest_several(
     for path, band in zip(paths, bands, strict=True):
         with opened(str(path)) as dataset:
             _check_band(path, dataset, band)
+            _refuse_probabilities(path, dataset, [band])
             dtype = np.dtype(dataset.dtypes[band - 1])
             if dtype.kind not in "iu":
                 raise VectorError(
@@ -197,6 +202,35 @@ def _check_band(path: Path, dataset: Any, band: int) -> None:
         raise JobError(f"{path}: has {dataset.count} bands, so there is no band {band}")
     if np.dtype(dataset.dtypes[band - 1]).kind == "c":
         raise VectorError(f"{path}: band {band} is complex; give a class raster or a probability raster")
+
+
+def _says_probability(dataset: Any, band: int) -> bool:
+    """Whether a band says that it holds probabilities: by the name or the scale of those that `run` writes."""
+    text = (dataset.descriptions[band - 1] or "").strip()
+    return title_of(text) != text or bool(np.isclose(dataset.scales[band - 1], 1 / PROBABILITY_STEPS, rtol=1e-6))
+
+
+def _refuse_probabilities(path: Path, dataset: Any, bands: Sequence[int]) -> None:
+    """Refuse a raster for classes whose bands all hold probabilities: each step of them would be a class."""
+    if all(_says_probability(dataset, band) for band in bands):
+        names = [text for band in bands[:SHOWN] if (text := (dataset.descriptions[band - 1] or "").strip())]
+        said = f" ({', '.join(names)})" if names else ""
+        raise VectorError(f"{path}: holds probabilities{said}, no classes; add --threshold 0.5 --class NAME")
+
+
+def _check_threshold(path: Path, dataset: Any, band: int, threshold: float) -> None:
+    """Refuse a threshold that all values reach, or none can."""
+    dtype, least, most = np.dtype(dataset.dtypes[band - 1]), 0.0, 1.0
+    what = "holds probabilities"
+    if not _says_probability(dataset, band):
+        if dtype.kind not in "iu":
+            return
+        ends = [float(v) for v in (np.iinfo(dtype).min, np.iinfo(dtype).max)]
+        least, most = sorted(v * dataset.scales[band - 1] + dataset.offsets[band - 1] for v in ends)
+        what = f"is {dtype}, with its scale {least:g} to {most:g}"
+    if not least < threshold <= most:
+        raise JobError(f"--threshold {threshold:g}: {path}: band {band} {what}; "
+                       f"expected a number above {least:g}, at most {most:g}")  # fmt: skip
 
 
 def distinct(path: Path, dataset: Any, band: int) -> list[int]:
@@ -358,6 +392,7 @@ def ingest_probability(
         if band is None:
             band, title = probability_band(path, dataset, name, kind, codes_of(path))
         _check_band(path, dataset, band)
+        _check_threshold(path, dataset, band, threshold)
         text = (dataset.descriptions[band - 1] or "").strip()
         if title_of(text) != text and name in (None, kind.value):
             title = title_of(text)
@@ -369,7 +404,7 @@ def ingest_probability(
             what = f"names for its values ({', '.join(list(names.values())[:5])})" if names else "a colour table"
             raise VectorError(f"{path}: band {band} has {what}, {_CODES}")
         plain = whole and (scale, offset) == (1, 0) and threshold <= 1
-        within = True
+        within, between = True, False
         with _written(dataset, folder / "mask.tif") as mask, _written(dataset, folder / "prob.tif") as probability:
             for window in _slabs(dataset):
                 stored = dataset.read(band, window=window)
@@ -383,6 +418,7 @@ def ingest_probability(
                 code = np.where(valid, values >= threshold, NODATA).astype(np.uint8)
                 mask.write(code, 1, window=window)
                 within = within and bool(((values[valid] >= 0) & (values[valid] <= 1)).all())
+                between = between or bool(((values[valid] > 0) & (values[valid] < 1)).any())
                 clipped = np.clip(np.nan_to_num(values), 0, 1)
                 quantised = np.where(valid, np.floor(clipped * PROBABILITY_STEPS + 0.5), NODATA).astype(np.uint8)
                 probability.write(quantised, 1, window=window)
@@ -393,4 +429,5 @@ def ingest_probability(
         ClassInfo(name=name, code=1, colour=PALETTE[1], kind=kind),
     )
     stored_at = str(folder / "prob.tif") if within else None
-    return Ingested(str(folder / "mask.tif"), stored_at, classes, {1: 1} if within else {}, {0: 0, 1: 1}, band)
+    channels = {1: 1} if within else {}
+    return Ingested(str(folder / "mask.tif"), stored_at, classes, channels, {0: 0, 1: 1}, band, sure=within and between)

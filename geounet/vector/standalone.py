@@ -161,6 +161,12 @@ def _taken(order: Order, work: Path) -> tuple[list[Ingested], dict[str, str]]:
         ingest_probability(raster, work / str(index), order.class_, kind, order.threshold, band=order.band)
         for index, raster in enumerate(order.rasters)
     ]
+    # Of several rasters one may have nothing but small scores.
+    if not 0 < order.threshold <= 1 and all(one.sure for one in taken):
+        raise JobError(
+            f"--threshold {order.threshold:g}: the values of {order.rasters[0]} are 0 to 1; "
+            "expected a number above 0, at most 1"
+        )
     return taken, {layer: taken[0].classes[1].name} if layer in KINDS else {}
 
 

@@ -422,6 +422,37 @@ def test_class_codes_are_no_probabilities(mask: Path, tmp_path: Path, capsys: py
     assert found.probability is not None, "0 and 1 are probabilities as well"
 
 
+def test_probabilities_are_no_classes(probabilities: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "x.gpkg"
+    for kind, how in (("buildings", ()), ("landcover", ()), ("buildings", ("--band", 2))):
+        assert vectorize(probabilities, "--out", out, "--kind", kind, *how) == 1
+        said = capsys.readouterr().err
+        assert "s_prob.tif: holds probabilities (p(" in said
+        assert "no classes; add --threshold 0.5 --class NAME" in said
+    bare = write(tmp_path / "bare.tif", np.full((1, 9, 9), 3, np.uint8), nodata=NODATA, scales=(1 / 254,))
+    assert vectorize(bare, "--out", out, "--kind", "buildings") == 1
+    assert "bare.tif: holds probabilities, no classes" in capsys.readouterr().err
+
+
+def test_thresholds_that_none_or_all_values_reach(
+    probabilities: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = write(tmp_path / "u.tif", np.full((1, 9, 9), 3, np.uint8), scales=(0.01,))
+    real = write(tmp_path / "f.tif", np.full((1, 9, 9), 0.3, np.float32))
+    for path, threshold, words in (
+        (probabilities, 50, "band 2 holds probabilities; expected a number above 0, at most 1"),
+        (probabilities, -1, "expected a number above 0, at most 1"),
+        (probabilities, 0, "expected a number above 0, at most 1"),
+        (whole, 50, "band 1 is uint8, with its scale 0 to 2.55; expected a number above 0, at most 2.55"),
+        (real, 50, "f.tif are 0 to 1; expected a number above 0, at most 1"),
+        (real, -1, "expected a number above 0, at most 1"),
+    ):
+        assert vectorize(path, "--out", tmp_path / "x.gpkg", "--kind", "buildings", "--threshold", threshold) == 2
+        assert f"--threshold {threshold}: " in (said := capsys.readouterr().err)
+        assert words in said
+    assert not (tmp_path / "x.gpkg").exists()
+
+
 def test_scores_beyond_one_are_no_confidence(tmp_path: Path) -> None:
     values = np.zeros((1, 40, 40), dtype=np.uint8)
     values[0, 5:25, 5:25] = 200
