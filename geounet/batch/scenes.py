@@ -12,6 +12,7 @@ from pathlib import Path
 
 from geounet.batch.lock import HIDDEN
 from geounet.config.job import BandSet, Job
+from geounet.config.keys import is_remote
 from geounet.engine.ledger import KEY, STAGES
 from geounet.engine.manifest import FORMAT, read_manifest
 from geounet.errors import GeounetError, JobError
@@ -80,6 +81,9 @@ def _expand(job: Job, *, some: bool) -> Iterator[tuple[str, list[Path]]]:
     out = Path(job.outputs.folder).resolve()
     work = out if job.outputs.work == "auto" else Path(job.outputs.work).resolve()
     for entry in job.scenes:
+        for file in entry.files if isinstance(entry, BandSet) else [entry]:
+            if is_remote(file):  # before it becomes a path, which would lose a slash
+                raise JobError(f"{file}: not a local file; copy it to this machine first")
         if isinstance(entry, BandSet):
             yield entry.name, [Path(f) for f in entry.files]
             continue

@@ -116,7 +116,7 @@ def misfits(job: Job, card: Card) -> Iterator[str]:
 def absent(job: Job) -> Iterator[str]:
     """Yield the scenes of a job, files, folders and patterns, that match nothing now."""
     from geounet.config.job import BandSet
-    from geounet.config.load import is_remote
+    from geounet.config.keys import is_remote
 
     named = [(f"scenes[{i}]", s) for i, s in enumerate(job.scenes) if isinstance(s, str)]
     named += [(f"scenes[{i}].files", f) for i, s in enumerate(job.scenes) if isinstance(s, BandSet) for f in s.files]

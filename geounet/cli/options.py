@@ -37,10 +37,17 @@ def _box(ctx: click.Context, param: click.Parameter, value: str | None) -> list[
     return box
 
 
+def folder_given(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Refuse an empty folder, which would be the default one."""
+    if value is not None and not value.strip():
+        raise click.BadParameter("found an empty text, expected a folder; is a variable of the shell not set?")
+    return value
+
+
 _JOB_OPTIONS = (
     click.argument("scenes", nargs=-1, required=True, metavar="JOB.yaml | SCENE..."),
     click.option("--model", "models", multiple=True, metavar="MODEL", help="Bundled model's name, or a bundle's path."),
-    click.option("--out", metavar="DIR", help="Output folder."),
+    click.option("--out", metavar="DIR", callback=folder_given, help="Output folder."),
     click.option(
         "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any key of the job, as in --set tiling.tile=512."
     ),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from geounet.cli.options import json_option
+from geounet.cli.options import folder_given, json_option
 
 if TYPE_CHECKING:
     from geounet.config.train import TrainJob
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any key of the job, as in --set run.steps=500."
 )
-@click.option("--out", metavar="DIR", help="Output folder.")
+@click.option("--out", metavar="DIR", callback=folder_given, help="Output folder.")
 @click.option("--overwrite", is_flag=True, help="Replace the training of another job.")
 @click.option(
     "--folds", type=click.IntRange(min=2), metavar="K", help="Cross-validate by blocks: K trainings and their ensemble."

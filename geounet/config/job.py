@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, field_validator, model_validator
 
-from geounet.config.keys import alternatives
+from geounet.config.keys import alternatives, is_remote
 
 Auto = Literal["auto"]
 # Strict: YAML's `yes` is no 1, and "512" is text.
@@ -86,6 +86,14 @@ class Outputs(Section):
         PathText, Field(description="ledger, lock and parts; auto: .geounet in the output folder", min_length=1)
     ] = "auto"
     overwrite: Annotated[bool, Strict(), Field(description="replace finished output of another job")] = False
+
+    @field_validator("folder", "work")
+    @classmethod
+    def _local(cls, folder: str) -> str:
+        # As a path it would be a folder of this name in the current one.
+        if is_remote(folder):
+            raise ValueError(f"found {folder}, expected a folder of this file system; copy the results from there")
+        return folder
 
 
 class Buildings(Section):

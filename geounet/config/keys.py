@@ -1,4 +1,4 @@
-"""Which keys a section has, and which one was probably meant."""
+"""Which keys a section has, which one was probably meant, and which paths are none of this file system."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is none of this file system: a URL or one of GDAL's virtual file systems."""
+    return "://" in path or path.startswith("/vsi")
 
 
 def fields(section: type[BaseModel]) -> dict[str, FieldInfo]:

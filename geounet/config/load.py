@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from geounet.config.document import read
 from geounet.config.job import Job
+from geounet.config.keys import is_remote
 from geounet.config.override import Entries, merge, nested, parse_override
 from geounet.config.problems import problems
 from geounet.errors import JobError
@@ -128,11 +129,6 @@ def _each(value: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(value, Entries):
         return Entries({index: change(entry) for index, entry in value.items()})
     return value
-
-
-def is_remote(path: str) -> bool:
-    """Whether a path is none of this file system: a URL or one of GDAL's virtual file systems."""
-    return "://" in path or path.startswith("/vsi")
 
 
 def missing_aoi(path: str) -> str | None:

@@ -41,6 +41,13 @@ def names(scenes: Path | str, out: Path, work: Path | str = "auto") -> list[str]
     return [spec.name for spec in find_scenes(job)]
 
 
+@pytest.mark.parametrize("scene", ["https://x.y/a.tif", {"name": "n", "files": ["b.tif", "/vsis3/b/a.tif"]}])
+def test_remote_scenes_are_refused_by_their_address(scene: Any, tmp_path: Path) -> None:
+    job = Job.model_validate({"scenes": [scene], "model": "demo", "outputs": {"folder": str(tmp_path)}})
+    with pytest.raises(JobError, match=r"^(https://x\.y|/vsis3/b)/a\.tif: not a local file; copy it to this machine"):
+        find_scenes(job)
+
+
 @pytest.mark.parametrize("pattern", ["", "**/*.[tv]*"])
 def test_results_and_parts_are_no_scenes(tmp_path: Path, pattern: str) -> None:
     data = tmp_path / "data"

@@ -70,6 +70,7 @@ def test_a_job_file_with_options_over_it(here: Path) -> None:
         (["a.tif", "--model", "m", "--out", "o", "--bbox", "3,2,1,4"], "found '3,2,1,4', expected XMIN"),
         (["a.tif", "--model", "m", "--out", "o", "--bbox", "1,2,nan,4"], "found '1,2,nan,4', expected XMIN"),
         (["a.tif", "--model", "m", "--out", "o", "--workers", "0"], "0 is not in the range x>=1"),
+        (["a.tif", "--model", "m", "--out", ""], "found an empty text, expected a folder"),
         ([], "Missing argument 'JOB.yaml | SCENE...'"),
     ],
 )

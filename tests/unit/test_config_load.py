@@ -110,6 +110,8 @@ def test_deep_nesting_is_refused_in_one_line(tmp_path: Path) -> None:
         ("cluster: {kind: slurm}", "3: cluster.kind: found 'slurm', expected local or address"),
         ("cluster: {kind: address}", "3: cluster: kind: address needs the scheduler's address"),
         ("cluster: {address: 'tcp://x:1'}", "3: cluster: address tcp://x:1 goes with kind: address, found kind: local"),
+        ("outputs: {folder: 's3://b/c'}", "3: outputs.folder: found s3://b/c, expected a folder of this file system"),
+        ("outputs: {work: /vsimem/w}", "3: outputs.work: found /vsimem/w, expected a folder of this file system"),
         ("models: [b, c]", " found both model and models, expected one of them"),
         ("bands: [0]", "3: bands[0]: found 0, expected a number of at least 1 or text"),
     ],
