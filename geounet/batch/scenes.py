@@ -81,9 +81,9 @@ def _expand(job: Job, *, some: bool) -> Iterator[tuple[str, list[Path]]]:
     out = Path(job.outputs.folder).resolve()
     work = out if job.outputs.work == "auto" else Path(job.outputs.work).resolve()
     for entry in job.scenes:
-        for file in entry.files if isinstance(entry, BandSet) else [entry]:
-            if is_remote(file):  # before it becomes a path, which would lose a slash
-                raise JobError(f"{file}: not a local file; copy it to this machine first")
+        for name in entry.files if isinstance(entry, BandSet) else [entry]:
+            if is_remote(name):  # before it becomes a path, which would lose a slash
+                raise JobError(f"{name}: not a local file; copy it to this machine first")
         if isinstance(entry, BandSet):
             yield entry.name, [Path(f) for f in entry.files]
             continue

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,9 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def finished_output(folder: Path, key: str, *, overwrite: bool, mend: bool) -> dict[str, Any] | None:
+def finished_output(
+    folder: Path, key: str, *, overwrite: bool, mend: bool, changed: Callable[[dict[str, Any]], str] = lambda _: ""
+) -> dict[str, Any] | None:
     """Return the manifest of finished output, as `unchanged`, or None if there is work to do.
 
     Parameters
@@ -59,6 +61,8 @@ def finished_output(folder: Path, key: str, *, overwrite: bool, mend: bool) -> d
         Whether other output may be replaced.
     mend
         Whether, where `overwrite` is set, output with failed blocks is made anew.
+    changed
+        Returns how that of a manifest differs, in words.
 
     Raises
     ------
@@ -70,6 +74,8 @@ def finished_output(folder: Path, key: str, *, overwrite: bool, mend: bool) -> d
         return None
     holes = mend and manifest.get("blocks", {}).get("failed")
     if overwrite and (manifest.get("key") != key or holes):
+        told = changed(manifest)
+        logger.info("%s: made anew%s", folder, f": {told}" if told else "")
         return None
     if manifest.get("key") == key and manifest.get("state") == "done":
         missing = [f for f in manifest.get("files", {}).values() if not (folder / f).exists()]
@@ -77,8 +83,10 @@ def finished_output(folder: Path, key: str, *, overwrite: bool, mend: bool) -> d
             return {**manifest, "state": "unchanged"}
         logger.warning("%s: %s is gone from the finished output; it is made anew", folder, missing[0])
         return None
+    told = changed(manifest)
     raise OutputExistsError(
-        f"{folder}: holds finished output of another job, model or input; set outputs.overwrite: true "
+        f"{folder}: holds finished output of another job, model, input or software{f' ({told})' if told else ''}; set "
+        "outputs.overwrite: true "
         "(--overwrite) to replace it, or choose another output folder"
     )
 

@@ -6,12 +6,14 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geounet.atomic import check_writable
 from geounet.config.job import Job, Vector
 from geounet.config.layers import WITHOUT_METRES, metres_asked, resolve_layers
+from geounet.engine.changes import changes
 from geounet.engine.cluster import Layout
 from geounet.engine.drawing import cells, draw_whole, vector_request
 from geounet.engine.estimate import check_memory
@@ -227,7 +229,9 @@ class SceneRun:
         choose_grid(info, self.bundle.card, self.job)
         self._layers(info)
         pixels, overwrite = pixel_key(self.job, self.bundle, info, spec), self.job.outputs.overwrite
-        done = finished_output(self.folder, job_key(self.job, pixels), overwrite=overwrite, mend=mend)
+        told = partial(changes, job=self.job, bundle=self.bundle, info=info)
+        key = job_key(self.job, pixels)
+        done = finished_output(self.folder, key, overwrite=overwrite, mend=mend, changed=told)
         if done is None and not overwrite:
             check_unclaimed(self.folder, info.name, Ledger(self.work, self._name(), pixels))
         return done

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from geounet.config.job import Job
 from geounet.config.load import job_from_options
 from geounet.engine import together as together_module
 from geounet.engine.cluster import Layout
+from geounet.engine.plan import versions
 from geounet.engine.pool import InlinePool
 from geounet.engine.scene import SceneRun
 from geounet.engine.together import infer_all
@@ -340,6 +343,31 @@ def test_a_scene_without_a_valid_pixel_is_told(bundle: Bundle, tmp_path: Path) -
     manifest = one.run()
     assert manifest["valid_pixels"] == 0
     assert [w for w in manifest["warnings"] if w.startswith("no pixel is valid (by ")] != []
+
+
+def test_what_sets_finished_output_apart_is_told(
+    scene: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(file: Path, *settings: str) -> str:
+        with pytest.raises(OutputExistsError) as caught:
+            scene_runs(job_of(file, bundle, tmp_path / "out", "vector=none", *settings))[0].finished()
+        return str(caught.value).partition("(")[2].partition(");")[0]
+
+    copy = tmp_path / scene.name
+    shutil.copy2(scene, copy)
+    (one,) = scene_runs(job_of(copy, bundle, tmp_path / "out", "vector=none"))
+    one.run()
+    assert (
+        told(copy, "tiling.overlap=24", "predict.tta=flips") == 'predict.tta: "none" → "flips"; tiling.overlap: 16 → 24'
+    )
+    assert told(scene) == f"scene: {copy} → {scene}"
+    os.utime(copy, (1, 1))
+    assert told(copy) == "scene: changed since"
+    shutil.copy2(scene, copy)
+    newer = {**versions(), "numpy": "99"}
+    for module in ("plan", "changes"):
+        monkeypatch.setattr(f"geounet.engine.{module}.versions", lambda: newer)
+    assert told(copy) == f"numpy: {versions()['numpy']} → 99"
 
 
 def test_the_manifest_says_what_inferred_it(
