@@ -24,7 +24,7 @@ EXIT_TERMINATED = 143
 # What the machine refuses is no defect of ours, wherever it surfaces.
 _ENVIRONMENT = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOTDIR,
-    errno.EEXIST,
+    errno.EEXIST, errno.ENAMETOOLONG,
 )  # fmt: skip
 
 

@@ -174,6 +174,7 @@ def raising(error: BaseException) -> Callable[[], None]:
          "geounet: error: /s.tif/x: Not a directory\n"),
         (FileExistsError(errno.EEXIST, "File exists", "/s.tif"), 1, "geounet: error: /s.tif: File exists\n"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "geounet: error: No space left on device\n"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "a…b"), 1, "geounet: error: a…b: File name too long\n"),
     ],
 )  # fmt: skip
 def test_exceptions_become_one_line_and_a_code(
