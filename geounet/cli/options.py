@@ -96,10 +96,19 @@ def job_from(parameters: Mapping[str, Any]) -> Job:
     overrides = [*parameters["settings"], *_overrides(parameters)]
     _check_twice(parameters["settings"], _overrides(parameters))
 
-    from geounet.config.load import job_from_options, load_job
+    from geounet.config.load import InvalidJobError, job_from_options, load_job
+    from geounet.errors import JobError
 
     if files:
-        return load_job(files[0], overrides)
+        try:
+            return load_job(files[0], overrides)
+        except InvalidJobError:
+            # What is wrong with it as a job is of no interest where it is none.
+            from geounet.config.train import is_training
+
+            if not is_training(files[0]):
+                raise
+            raise JobError(f"{files[0]}: is a training job; run it with `geounet train {files[0]}`") from None
     given = {setting.partition("=")[0].strip() for setting in overrides}
     if not given & {"model", "models"}:
         raise click.UsageError("scenes need a model: --model NAME (`geounet model list`) or --model PATH/TO/BUNDLE.")

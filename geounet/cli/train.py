@@ -50,7 +50,9 @@ def train(
     """
     # Threads that wait by spinning take the processor from those they wait for. Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from geounet.config.train import load_train
+    from geounet.config.load import InvalidJobError
+    from geounet.config.train import is_segmentation, load_train
+    from geounet.errors import JobError
 
     overrides = [*settings]
     if out is not None:
@@ -59,7 +61,13 @@ def train(
         overrides.append("run.overwrite=true")
     if folds is not None:
         overrides.append(f"split.folds={folds}")
-    job = load_train(file, overrides)
+    try:
+        job = load_train(file, overrides)
+    except InvalidJobError:
+        if not is_segmentation(file):
+            raise
+        raise JobError(f"{file}: is no training job but one that segments scenes; run it with `geounet run {file}`"
+                       ) from None  # fmt: skip
     if dry_run:
         _show(job, as_json)
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -285,11 +285,20 @@ def _meanings(data: Data) -> list[tuple[str, Not | str]]:
 
 def is_training(path: str | Path) -> bool:
     """Whether a file holds a training job rather than a job, as far as it can be read."""
-    try:
-        keys = read(job_text(Path(path)), str(path), numbers=True).data
-    except JobError:
-        return False
+    keys = _keys(path)
     return "data" in keys or ("classes" in keys and "scenes" not in keys)
+
+
+def is_segmentation(path: str | Path) -> bool:
+    """Whether a file holds a job for `run` rather than a training job, as far as it can be read."""
+    return "scenes" in _keys(path) and not is_training(path)
+
+
+def _keys(path: str | Path) -> Collection[str]:
+    try:
+        return read(job_text(Path(path)), str(path), numbers=True).data.keys()
+    except JobError:
+        return ()
 
 
 def load_train(path: str | Path, overrides: Sequence[str] = ()) -> TrainJob:

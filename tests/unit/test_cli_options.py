@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from geounet.cli.options import json_option, takes_job
+from geounet.cli.train import train
 from geounet.config.job import Job
 from geounet.errors import JobError
 
@@ -104,6 +105,18 @@ def test_wrong_settings_are_job_errors(here: Path) -> None:
         call("a.tif", "--model", "m", "--out", "o", "--set", "tiling.tile=x")
     with pytest.raises(JobError, match=r"^none\.yaml: no such file"):
         call("none.yaml")
+
+
+def test_jobs_of_other_commands_are_told_apart(here: Path) -> None:
+    (here / "train.yaml").write_text("classes: [land, road]\ndata: [{scenes: a.tif}]\n")
+    with pytest.raises(JobError, match=r"^train\.yaml: is a training job; run it with `geounet train train\.yaml`$"):
+        call("train.yaml", "--out", "o")
+    with pytest.raises(JobError, match=r"^job\.yaml: is no training job .*; run it with `geounet run job\.yaml`$"):
+        train.main(["job.yaml"], standalone_mode=False)
+    # A mistake in the right kind of job stays what it is.
+    (here / "job.yaml").write_text("scenes: [a.tif]\n")
+    with pytest.raises(JobError, match="model: missing"):
+        call("job.yaml")
 
 
 def test_the_command_keeps_its_name_and_help() -> None:
