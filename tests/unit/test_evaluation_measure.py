@@ -491,6 +491,14 @@ def test_lines_without_a_width_beside_areas(scene: Any, tmp_path: Path, caplog: 
     wide = evaluate(pred, [houses, streets], how={"width_m": 4.0}).scores
     assert wide["classes"] == ["other", "building", "road"]
     assert wide["roads"]["relaxed"]["precision"] > 0.5
+    # What is probably road counts as the rest.
+    likely = np.stack([np.where(valid, np.where(found == code, 200, 18), 255) for code in NAMES]).astype(np.uint8)
+    path = write(tmp_path / "s_prob.tif", likely, crs=UTM, transform=GRID, nodata=255)
+    calibration = evaluate(pred, [houses, streets], probability=path).scores["calibration"]
+    assert list(calibration["class_ece"]) == ["other", "building"]
+    assert calibration["pixels"] == valid.sum()
+    said = np.where(found == 1, 200, 236)[valid] / 254
+    assert calibration["brier"] == pytest.approx((2 * (said - (a == b)[valid]) ** 2).mean())
     # Without a rest nothing is known where the prediction has roads.
     spec = tmp_path / "labels.yaml"
     spec.write_text("labels:\n  - {files: houses.gpkg, class: building}\n  - {files: streets.geojson, class: road}\n")
