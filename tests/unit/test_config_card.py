@@ -43,7 +43,7 @@ def test_a_card_survives_json(tmp_path: Path) -> None:
     read = read_card(write(tmp_path, card()))
     assert read_card(write(tmp_path, read.model_dump_json())) == read
     assert (read.head, read.channels) == ("softmax", 3)
-    assert read.class_named("house").rgb == (1, 2, 3)
+    assert {c.name: c.rgb for c in read.classes}["house"] == (1, 2, 3)
 
 
 @pytest.mark.parametrize(
