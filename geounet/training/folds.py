@@ -27,7 +27,7 @@ from geounet.training.dataset import check_folds
 from geounet.training.gather import gather
 from geounet.training.ranks import joined
 from geounet.training.record import DONE, MODEL
-from geounet.training.run import TrainResult, train
+from geounet.training.run import TrainResult, train_on
 from geounet.training.start import check_start
 from geounet.types import Progress
 
@@ -104,7 +104,7 @@ def train_folds(job: TrainJob, progress: Progress | None = None) -> FoldsResult:
         for number in range(count):
             logger.info("%s: fold %d of %d", job.name, number + 1, count)
             named = None if progress is None else _Named(progress, number, count)
-            results.append(train(_fold(job, number), named, gathered))
+            results.append(train_on(_fold(job, number), named, gathered))
         summary = summarised(job, results)
         bundle = _same(folder, results)
         unchanged = bundle is not None and all(result.unchanged for result in results)

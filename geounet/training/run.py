@@ -81,7 +81,7 @@ class TrainResult:
     unchanged: bool = False
 
 
-def train(job: TrainJob, progress: Progress | None = None, gathered: Gathered | None = None) -> TrainResult:
+def train(job: TrainJob, progress: Progress | None = None) -> TrainResult:
     """Train a network as a job says, or go on where a killed training was.
 
     The output folder then holds `model/` (the bundle), `log.jsonl`, `curves.png`, `samples/` (predictions at each
@@ -94,8 +94,6 @@ def train(job: TrainJob, progress: Progress | None = None, gathered: Gathered | 
         What to learn, from what, and how.
     progress
         Told of steps; None is silent.
-    gathered
-        Scenes and labels that another fold of the job has read; None: read here.
 
     Raises
     ------
@@ -108,6 +106,11 @@ def train(job: TrainJob, progress: Progress | None = None, gathered: Gathered | 
     LockedError
         If another process trains in the same folder.
     """
+    return train_on(job, progress)
+
+
+def train_on(job: TrainJob, progress: Progress | None = None, gathered: Gathered | None = None) -> TrainResult:
+    """Do what `train` does, on scenes and labels that another fold of the job has read, where there is one."""
     # Threads that wait by spinning take the processor from those they wait for, where others use it too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     folder = Path(job.out).absolute()
