@@ -111,7 +111,7 @@ def test_a_stopped_cross_validation_goes_on(
 ) -> None:
     out = tmp_path / "out"
     arguments = ["train", str(job), "--folds", "3", "--out", str(out), "--quiet"]
-    real = module.train
+    real = module.train_on
     trained: list[tuple[int, bool]] = []
 
     def stopping(one: Any, *more: Any) -> Any:
@@ -124,12 +124,12 @@ def test_a_stopped_cross_validation_goes_on(
         trained.append((one.split.fold, result.unchanged))
         return result
 
-    monkeypatch.setattr(module, "train", stopping)
+    monkeypatch.setattr(module, "train_on", stopping)
     assert main(arguments) == 1
     assert "stopped here" in capsys.readouterr().err
     assert not (out / "folds.json").exists()
     assert not (out / "model").exists()
-    monkeypatch.setattr(module, "train", recording)
+    monkeypatch.setattr(module, "train_on", recording)
     assert main(arguments) == 0
     assert trained == [(0, True), (1, False), (2, False)]
     for k in range(3):
