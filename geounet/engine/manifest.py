@@ -86,8 +86,7 @@ def finished_output(
     told = changed(manifest)
     raise OutputExistsError(
         f"{folder}: holds finished output of another job, model, input or software{f' ({told})' if told else ''}; set "
-        "outputs.overwrite: true "
-        "(--overwrite) to replace it, or choose another output folder"
+        "outputs.overwrite: true (--overwrite) to replace it, or choose another output folder"
     )
 
 
@@ -263,15 +262,11 @@ def publish(manifest: dict[str, Any], plan: Plan, staging: Path, folder: Path, s
             write_text(_ready(folder / "manifest.json", ready), text)
         (folder / "manifest.json").unlink(missing_ok=True)
         for path, temporary in ready.items():
-            _rename(temporary, path)
+            temporary.replace(path)
     finally:
         for temporary in ready.values():
             remove_temporary(temporary)
     remove_replaced(folder, before, files)
-
-
-def _rename(temporary: Path, path: Path) -> None:
-    temporary.replace(path)
 
 
 def _ready(path: Path, ready: dict[Path, Path]) -> Path:

@@ -20,7 +20,7 @@ import torch
 
 from geounet.errors import ModelError, first_line
 from geounet.models.bundle import read_header
-from geounet.models.network import ARCHITECTURES, RESERVED
+from geounet.models.network import ARCHITECTURES, FORMER, RESERVED
 from geounet.models.networks.table import NETWORKS
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,6 @@ _NESTED = ("state_dict", "model_state_dict", "model_state", "model", "net", "net
 _NONE = "is not a checkpoint that torch can read: neither an archive nor a pickle; expected what torch.save wrote"
 _ACTIVATIONS = {"softmax": "softmax", "softmax2d": "softmax", "logsoftmax": "softmax", "sigmoid": "sigmoid"}
 _NOTHING = ("", "none", "null", "identity", "linear", "logits")
-_FORMER = ("decoder_use_batchnorm", "psp_use_batchnorm", "upscale_mode")  # arguments that smp still takes
 
 
 @dataclass
@@ -131,7 +130,7 @@ def arguments_of(source: Source, architecture: str | None) -> dict[str, Any]:
     if architecture not in ARCHITECTURES:
         return source.arguments
     parameters = inspect.signature(getattr(smp, architecture).__init__).parameters
-    known = {*_FORMER, *(name for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD)}
+    known = {*FORMER, *(name for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD)}
     said = {}
     for key in (known & source.said.keys()) - {*RESERVED, "activation", "aux_params"}:
         try:

@@ -40,7 +40,7 @@ RESERVED: dict[str, str] = {
 }
 """Arguments that `arguments` of a card may not hold, and what says it instead."""
 
-_LEGACY = {"decoder_use_batchnorm", "psp_use_batchnorm", "upscale_mode"}  # former arguments, which smp still takes
+FORMER = {"decoder_use_batchnorm", "psp_use_batchnorm", "upscale_mode"}  # former arguments, which smp still takes
 _ACTIVATIONS = {"softmax": "softmax", "softmax2d": "softmax", "sigmoid": "sigmoid"}
 _SHOWN = 3
 
@@ -72,7 +72,7 @@ def build(card: Card, *, filled: bool = True) -> torch.nn.Module:
     network_class = getattr(smp, architecture)
     if not card.encoder.startswith("tu-"):
         # smp passes on what it does not know, and its own encoders ignore it: a slip would go unnoticed.
-        known = {*inspect.signature(network_class.__init__).parameters, *_LEGACY}
+        known = {*inspect.signature(network_class.__init__).parameters, *FORMER}
         for key in arguments.keys() - known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]}? " if near else ""

@@ -50,13 +50,6 @@ def predictor_of(recipe: Recipe) -> Predictor:
     )
 
 
-def processor_of(recipe: Recipe) -> str:
-    """Return the name of what computes here: results are the same on those of one family."""
-    from geounet.models.device import processor_name
-
-    return processor_name(recipe.device)
-
-
 class PieceWriter:
     """Writes finished pixels of one piece of a block: mask and probability, or fine probabilities if resampled."""
 
@@ -308,6 +301,8 @@ def infer_together(recipes: Sequence[Recipe], block_id: BlockId) -> list[dict[st
 
 def _receipt(part: _Part, block_id: BlockId, seconds: float) -> dict[str, Any]:
     """Write what neighbours need of a finished block, then its receipt; return that."""
+    from geounet.models.device import processor_name
+
     recipe, core = part.recipe, part.core
     files = dict(core.files) if core else {}
     if part.sorter.pieces:
@@ -322,7 +317,7 @@ def _receipt(part: _Part, block_id: BlockId, seconds: float) -> dict[str, Any]:
         "counts": core.counts if core else [],
         "files": files,
         "halved": part.predictor.halved,
-        "processor": processor_of(recipe),
+        "processor": processor_name(recipe.device),  # results are the same on those of one family
         "seconds": {name: round(value, 4) for name, value in {**part.seconds, "total": seconds}.items()},
     }
     write_receipt(recipe.receipt("infer", str(block_id)), receipt)

@@ -57,10 +57,10 @@ def _check_vrt(path: Path, depth: int) -> None:
     if depth > _MAX_NESTING:
         raise SceneError(f"{path}: virtual rasters nested more than {_MAX_NESTING} deep")
     try:
-        sources = _sources(path)
+        text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise SceneError(f"{path}: cannot be read: {error.strerror or error}") from None
-    for name, source in sources:
+    for name, source in _sources(path, text):
         if _REMOTE.match(name):
             raise SceneError(f"{path}: reads {name}, which is not a local file; copy its sources to this machine first")
         if _SUBDATASET.match(name):
@@ -80,10 +80,18 @@ def _is_vrt(path: Path) -> bool:
         return b"<VRTDataset" in raw.read(4096)
 
 
-def _sources(path: Path) -> list[tuple[str, Path]]:
+def _vrt_text(path: Path) -> str:
+    """Return the text of a virtual raster; nothing for other files, and for those that cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace") if _is_vrt(path) else ""
+    except OSError:
+        return ""
+
+
+def _sources(path: Path, text: str) -> list[tuple[str, Path]]:
     """Return the names in a virtual raster of what it reads, and where these lie if they are files."""
     found = []
-    for attributes, name in _SOURCE.findall(path.read_text(encoding="utf-8", errors="replace")):
+    for attributes, name in _SOURCE.findall(text):
         name = unescape(name.strip())
         # Relative to the file itself, not to a link to it.
         relative = re.search(r"relativeToVRT\s*=\s*[\"']1", attributes)
@@ -96,17 +104,19 @@ def virtual_sources(file: str) -> list[str]:
 
     None of another file: its head is not looked at.
     """
-    found: dict[str, None] = {}
-    todo = [Path(file)] if file.lower().endswith(".vrt") else []
+    return [str(path) for path in list(_tree(Path(file)))[1:]] if file.lower().endswith(".vrt") else []
+
+
+def _tree(path: Path) -> dict[Path, str]:
+    """Return what a virtual raster reads, and what that reads, there or not, from itself on; each with `_vrt_text`."""
+    tree: dict[Path, str] = {}
+    todo = [path]
     while todo:
-        try:
-            path = todo.pop()
-            sources = [str(source) for _, source in _sources(path)] if _is_vrt(path) else []
-        except OSError:
-            continue
-        todo += [Path(source) for source in dict.fromkeys(sources) if source not in found]
-        found |= dict.fromkeys(sources)
-    return list(found)
+        path = todo.pop(0)
+        if path not in tree:
+            tree[path] = _vrt_text(path)
+            todo += [source for _, source in _sources(path, tree[path])]
+    return tree
 
 
 def open_source(file: str) -> Any:
@@ -224,48 +234,18 @@ def content_files(raster: Any) -> list[Path]:
     return sorted(files, key=os.fspath)
 
 
-def _read_vrt(path: Path) -> tuple[str, list[Path]]:
-    """Return the text of a virtual raster and the files it reads; neither for other files."""
-    try:
-        with path.open("rb") as raw:
-            if b"<VRTDataset" not in raw.read(4096):
-                return "", []
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return "", []
-    found = []
-    for attributes, name in _SOURCE.findall(text):
-        name = unescape(name.strip())
-        # Relative to the file itself, not to a link to it.
-        relative = re.search(r"relativeToVRT\s*=\s*[\"']1", attributes)
-        source = path.resolve().parent / name if relative else Path(name)
-        if source.is_file():  # and no subdataset
-            found.append(source)
-    return text, found
-
-
-def _tree(raster: Any) -> dict[Path, tuple[str, list[Path]]]:
-    """Return what `_read_vrt` tells of a raster's file and every file below it, from the top; empty for no VRT."""
-    tree: dict[Path, tuple[str, list[Path]]] = {}
-    todo = [Path(raster.name)] if raster.driver == "VRT" else []
-    while todo:
-        path = todo.pop(0)
-        if path not in tree:
-            tree[path] = _read_vrt(path)
-            todo += tree[path][1]
-    return tree
-
-
 def _sources_below(raster: Any) -> set[Path]:
     """Return the files below a VRT, with the masks beside them."""
-    below = list(_tree(raster))[1:]
+    if raster.driver != "VRT":
+        return set()
+    below = [path for path in list(_tree(Path(raster.name)))[1:] if path.is_file()]  # and no subdataset
     masks = (path.with_name(f"{path.name}.msk") for path in below)
     return {*below, *(path for path in masks if path.is_file())}
 
 
 def varies(raster: Any) -> bool:
     """Whether pixels may depend on the window that is read: a VRT that warps, sharpens or resamples, or reads one."""
-    return any(_VARYING.search(text) for text, _ in _tree(raster).values())
+    return raster.driver == "VRT" and any(map(_VARYING.search, _tree(Path(raster.name)).values()))
 
 
 _VARYING = re.compile(r"<VRTDataset[^>]*\ssubClass\s*=|\sresampling\s*=\s*[\"'](?!near)", re.IGNORECASE)
@@ -280,7 +260,7 @@ def lossy(raster: Any) -> bool:
     """Whether the pixels went through a codec that changes them; of a VRT: those of the first file that it reads."""
     if raster.driver == "VRT":
         path = Path(raster.name)
-        while below := _read_vrt(path)[1]:
+        while below := [source for _, source in _sources(path, _vrt_text(path)) if source.is_file()]:
             path = below[0]
         if path == Path(raster.name):
             return False

@@ -442,13 +442,17 @@ def test_files_that_no_run_has_made_are_not_replaced(
     mine.unlink()
 
     # Those of a run that was killed between its names and its manifest are replaced.
-    def killed(temporary: Path, path: Path) -> None:
-        temporary.replace(path)
-        raise KeyboardInterrupt
+    def killed(temporary: Path, path: Path) -> Path:
+        named = rename(temporary, path)
+        if path == mine:
+            raise KeyboardInterrupt
+        return named
+
+    rename = Path.replace
 
     (first,) = scene_runs(job)
     with monkeypatch.context() as patch:
-        patch.setattr("geounet.engine.manifest._rename", killed)
+        patch.setattr(Path, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
             first.run()
     assert mine.exists()
