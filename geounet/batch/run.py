@@ -29,6 +29,7 @@ from geounet.config.job import Job
 from geounet.config.layers import resolve_layers
 from geounet.config.load import missing_aoi
 from geounet.engine.cluster import Connection, connect
+from geounet.engine.input import with_members
 from geounet.engine.manifest import FORMAT, read_manifest
 from geounet.engine.plan import check_model, versions
 from geounet.engine.pool import InlinePool, Pool
@@ -125,7 +126,7 @@ def _scene_run(job: Job, spec: SceneSpec, bundle: Bundle) -> SceneRun:
     folder = Path(job.outputs.folder).absolute() / spec.name
     if job.models is not None:
         folder /= bundle.card.name
-    return SceneRun(InlinePool(), job, spec, bundle, folder, work_folder(job), None)
+    return SceneRun(InlinePool(), job, with_members(job, bundle.card, spec), bundle, folder, work_folder(job), None)
 
 
 def run(job: Job, client: Any = None, progress: Progress | None = None, *, rounds: Rounds | None = None) -> RunResult:

@@ -16,6 +16,7 @@ from geounet.config.keys import is_remote
 from geounet.engine.ledger import KEY, STAGES
 from geounet.engine.manifest import FORMAT, read_manifest
 from geounet.errors import GeounetError, JobError
+from geounet.raster.products import SAFE, is_list, local_files, product_name
 from geounet.raster.scene import SceneSpec
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def find_scenes(job: Job, *, some: bool = True) -> list[SceneSpec]:
     Raises
     ------
     JobError
-        If a pattern matches nothing, or two scenes have one name.
+        If a pattern matches nothing, two scenes have one name, or a file lists scenes.
     GeounetError
         If a folder, or that in which a pattern begins, cannot be listed.
     """
@@ -88,7 +89,9 @@ def _expand(job: Job, *, some: bool) -> Iterator[tuple[str, list[Path]]]:
             yield entry.name, [Path(f) for f in entry.files]
             continue
         path, left = Path(entry), ""
-        if os.path.isdir(path):  # noqa: PTH112 - False where one may not look
+        if product_name(path) is not None:
+            found = [path]
+        elif os.path.isdir(path):  # noqa: PTH112 - False where one may not look
             ours = partial(_is_ours, start=path, out=out, work=work)
             rasters = [p for p in _below(path, ours) if _is_scene(p)]
             found, left = _without_results((p for p in rasters if not ours(p)), entry, path)
@@ -104,13 +107,29 @@ def _expand(job: Job, *, some: bool) -> Iterator[tuple[str, list[Path]]]:
             if not some or os.path.exists(start):  # noqa: PTH110 - where some are wanted, none is told below
                 _warn_of(_unlisted(entry, start, len(fixed)), ours)
             matches = (Path(p) for p in glob.iglob(entry, recursive=True))
-            files = [p for p in sorted(matches) if _is_file(p)]
+            files = _without_members([p for p in sorted(matches) if _is_file(p) or _is_folder(p)])
             found, left = _without_results((p for p in files if not ours(p)), entry, start)
             left += _in_output(files, entry, start, out) if not found else ""
             if some and not found:
                 raise JobError(f"{entry}: matches no file{left}")
         for file in found:
-            yield file.stem, [file]
+            product = product_name(file, named=False)
+            yield (file.stem, [file]) if product is None else (product, [file, *local_files(file)])
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether a path is a folder that is a scene."""
+    return path.suffix.lower() == SAFE and os.path.isdir(path)  # noqa: PTH112 - False where one may not look
+
+
+def _without_members(paths: list[Path]) -> list[Path]:
+    """Return what a pattern matched without the insides of folders that are scenes, and without lists of STAC items."""
+    folders = {path for path in paths if _is_folder(path)}
+    found = [path for path in paths if folders.isdisjoint(path.parents)]
+    lists = [path for path in found if is_list(path)]
+    if lists:
+        logger.info("%s: catalogs and collections that are left out: %d", lists[0].parent, len(lists))
+    return [path for path in found if path not in lists]
 
 
 def _below(folder: Path, ours: Callable[[Path], bool]) -> list[Path]:
@@ -127,6 +146,7 @@ def _below(folder: Path, ours: Callable[[Path], bool]) -> list[Path]:
     for root, folders, names in os.walk(folder, onerror=failed.append):
         failed += _refused(root)
         found += [Path(root) / name for name in (*folders, *names)]
+        folders[:] = [name for name in folders if not name.lower().endswith(SAFE)]
     _warn_of(failed, ours)
     return sorted(found)
 
@@ -189,7 +209,7 @@ def _is_file(path: Path) -> bool:
 
 def _is_scene(path: Path) -> bool:
     hidden = any(part.startswith(".") for part in path.parts[-3:] if part not in (".", ".."))
-    return path.suffix.lower() in ENDINGS and _is_file(path) and not hidden
+    return not hidden and ((path.suffix.lower() in ENDINGS and _is_file(path)) or _is_folder(path))
 
 
 def _without_results(paths: Iterable[Path], entry: str, start: Path) -> tuple[list[Path], str]:

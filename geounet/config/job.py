@@ -302,7 +302,10 @@ class Job(Section):
     name: Annotated[str, Field(description="shown in reports", min_length=1)] = "geounet"
     scenes: Annotated[
         list[Annotated[PathText, Field(min_length=1)] | BandSet],
-        Field(min_length=1, description="files, globs, folders, or {name, files}"),
+        Field(
+            min_length=1,
+            description="files, globs, folders, STAC items, folders of Sentinel-2 (.SAFE), or {name, files}",
+        ),
     ]
     model: Annotated[
         PathText | None,

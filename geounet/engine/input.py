@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
+from pathlib import Path
 
 from geounet.config.card import Card
 from geounet.config.job import Job
 from geounet.engine.plan import Plan, check_bands, check_data_type, choose_bands
 from geounet.errors import SceneError
+from geounet.raster.members import choose_members
+from geounet.raster.products import product_name, read_product
 from geounet.raster.scene import SceneInfo, SceneSpec, describe
+
+logger = logging.getLogger(__name__)
+
+
+def with_members(job: Job, card: Card, spec: SceneSpec) -> SceneSpec:
+    """Return a scene whose first file is a product with those of the product's files that a model takes.
+
+    What is wrong with it is told when it is opened. Other scenes are returned as they are.
+    """
+    path = Path(spec.files[0])
+    if product_name(path, named=False) is None:
+        return spec
+    wanted = card.input.bands if job.bands == "auto" else job.bands
+    try:
+        members = choose_members(read_product(path), wanted, card.input.data_type, chosen=job.bands != "auto")
+    except SceneError as error:
+        return replace(spec, fault=str(error), product=str(path))
+    logger.debug("%s: %s", path, ", ".join(members.files))
+    return replace(
+        spec,
+        files=tuple(str(Path(file).absolute()) for file in members.files),
+        bands=members.bands,
+        labels=members.labels,
+        nodata=members.nodata if spec.nodata is None else spec.nodata,
+        product=str(path),
+    )
 
 
 def describe_input(job: Job, card: Card, spec: SceneSpec) -> tuple[SceneSpec, SceneInfo]:

@@ -21,6 +21,7 @@ from geounet.grid.blocks import BlockId
 from geounet.models.bundle import Bundle
 from geounet.predict.decide import add_counts
 from geounet.predict.probe import SHARED
+from geounet.raster.products import acquired
 from geounet.raster.scene import SceneInfo
 from geounet.types import NODATA
 
@@ -278,6 +279,7 @@ def _ready(path: Path, ready: dict[Path, Path]) -> Path:
 def _write_item(item: Path, manifest: dict[str, Any], plan: Plan, ready: dict[Path, Path], started: datetime) -> None:
     from geounet.report.stac import write_item
 
+    product = plan.info.product
     assets = {key: item.with_name(name) for key, name in manifest["files"].items()}
     lying = {key: ready[path] for key, path in assets.items()}
     write_item(
@@ -288,8 +290,8 @@ def _write_item(item: Path, manifest: dict[str, Any], plan: Plan, ready: dict[Pa
         started=started,
         finished=datetime.now(UTC),
         software=versions(),
-        source_files=plan.info.files,
-        extra={},
+        source_files=plan.info.files if product is None else [product],
+        extra={} if product is None else acquired(Path(product)),
         lying=lying,
     )
 

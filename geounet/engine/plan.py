@@ -269,6 +269,10 @@ class Plan:
         }
 
 
+_TOLD = frozenset({"labels", "product", "fault"})
+"""What a scene's fingerprint tells by the names of its bands, and what decides no pixel."""
+
+
 def pixel_key(job: Job, bundle: Bundle, info: SceneInfo, spec: SceneSpec) -> str:
     """Return the identity of the pixels: all that they depend on, and nothing else."""
     settings = job.model_dump(mode="json", include={"resample", "data_type", "tiling", "predict", "nodata", "bands"})
@@ -279,7 +283,7 @@ def pixel_key(job: Job, bundle: Bundle, info: SceneInfo, spec: SceneSpec) -> str
         {"probability": keeps_probability(job)},
         bundle.sha256,
         info.fingerprint,
-        asdict(spec),
+        {key: value for key, value in asdict(spec).items() if key not in _TOLD},
     )
 
 

@@ -480,4 +480,4 @@ def _stamp(moment: datetime) -> str:
 
 
 def _tupled(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(map(_tupled, value)) if isinstance(value, list) else value

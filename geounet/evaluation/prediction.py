@@ -255,7 +255,7 @@ def of_manifest(entry: Mapping[str, Any], base: Path, folder: Path) -> Predictio
     info = scene = None
     if isinstance(entry.get("input"), dict):
         info = SceneInfo.from_dict(entry["input"])
-        scene = SceneSpec(info.name, info.files, bands=info.band_names)
+        scene = SceneSpec(info.name, info.files, bands=info.band_names, labels=info.labels)
     vectors, probability = (base / files[key] if key in files else None for key in ("vectors", "probability"))
     if "mask" not in files:
         raise VectorError(f"{folder}: its manifest names no mask")

@@ -45,18 +45,33 @@ class Band:
     colour: int | None = None
 
 
-def all_bands(rasters: Sequence[Any]) -> list[tuple[Band, frozenset[str], bool]]:
-    """Return every band of the files in order, with the names it answers to (lower case) and whether it is alpha."""
+def all_bands(rasters: Sequence[Any], labels: Sequence[Sequence[str]] = ()) -> list[tuple[Band, frozenset[str], bool]]:
+    """Return every band of the files in order, with the names it answers to (lower case) and whether it is alpha.
+
+    Parameters
+    ----------
+    rasters : sequence of rasterio.DatasetReader
+        Files in order.
+    labels : sequence of sequence of str, optional
+        Names of each file's bands that go before those that the file has; perhaps of all but alpha.
+
+    Raises
+    ------
+    SceneError
+        If a file has not as many bands as it has labels.
+    """
     found: list[tuple[Band, frozenset[str], bool]] = []
     for number, raster in enumerate(rasters):
+        given = iter(_labels(raster, labels[number]) if labels else ())
+        every = bool(labels) and len(labels[number]) == raster.count
         # rasterio asks GDAL about every band at each of these attributes.
         about = zip(
             raster.descriptions, raster.colorinterp, raster.nodatavals, raster.dtypes, raster.scales, raster.offsets,
             strict=True,
         )  # fmt: skip
         for index, (text, interpretation, nodata, dtype, scale, offset) in enumerate(about, start=1):
-            description = (text or "").strip()
             colour = str(interpretation.name)
+            description = (next(given, "") if every or colour != "alpha" else "") or (text or "").strip()
             if description:
                 name = description
             elif colour not in _NO_NAMES:
@@ -81,6 +96,17 @@ def all_bands(rasters: Sequence[Any]) -> list[tuple[Band, frozenset[str], bool]]
     return found
 
 
+def _labels(raster: Any, labels: Sequence[str]) -> Sequence[str]:
+    """Check that a file has a band a label, alpha counted or not."""
+    count = sum(colour.name != "alpha" for colour in raster.colorinterp)
+    if labels and len(labels) not in (count, raster.count):
+        raise SceneError(
+            f"{raster.name}: has {count} band{'s' if count != 1 else ''}, but what it belongs to says {len(labels)} "
+            f"({', '.join(labels)})"
+        )
+    return labels
+
+
 def _palette_bands(rasters: Sequence[Any], wanted: Sequence[int | str]) -> list[Band] | None:
     """Return the colours of a colour table as bands, where a lone paletted band is asked for red, green, blue."""
     if len(rasters) != 1 or rasters[0].count != 1 or rasters[0].colorinterp[0].name != "palette":
@@ -94,7 +120,9 @@ def _palette_bands(rasters: Sequence[Any], wanted: Sequence[int | str]) -> list[
     ]
 
 
-def choose(scene: str, rasters: Sequence[Any], wanted: Sequence[int | str] | None) -> list[Band]:
+def choose(
+    scene: str, rasters: Sequence[Any], wanted: Sequence[int | str] | None, labels: Sequence[Sequence[str]] = ()
+) -> list[Band]:
     """Return the chosen bands in the order asked for.
 
     Parameters
@@ -106,13 +134,15 @@ def choose(scene: str, rasters: Sequence[Any], wanted: Sequence[int | str] | Non
     wanted : sequence of int or str, optional
         1-based numbers over all files' bands in order, or names (descriptions or colours, upper and lower case are
         the same). None: all but alpha.
+    labels : sequence of sequence of str, optional
+        As in `all_bands`.
 
     Raises
     ------
     SceneError
-        If a band does not exist, or a name fits several.
+        If a band does not exist, a name fits several, or labels do not fit a file.
     """
-    known = all_bands(rasters)
+    known = all_bands(rasters, labels)
     if wanted is None:
         chosen = [band for band, _, alpha in known if not alpha]
         if not chosen:

@@ -62,6 +62,12 @@ class SceneSpec:
         Vector file: only pixels whose centre lies in its polygons are valid.
     bbox : tuple of float, optional
         xmin, ymin, xmax, ymax in the scene's CRS: only this window is the scene.
+    labels : tuple of tuple of str
+        Names of each file's bands, or all but alpha, that go before those that the file has; empty: the files' own.
+    product : str, optional
+        The STAC item or folder that the files belong to.
+    fault : str, optional
+        Why it cannot be opened, where that is known before.
     """
 
     name: str
@@ -70,6 +76,9 @@ class SceneSpec:
     nodata: tuple[float, ...] | None = None
     aoi: str | None = None
     bbox: tuple[float, float, float, float] | None = None
+    labels: tuple[tuple[str, ...], ...] = ()
+    product: str | None = None
+    fault: str | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +121,8 @@ class SceneInfo:
         Colour interpretation of the chosen bands, as rasterio calls it; empty in records of older versions.
     aspect : float
         Width of a pixel over its height on the ground at the centre; 1 where it cannot be known.
+    labels, product
+        As in the `SceneSpec`.
     """
 
     name: str
@@ -133,6 +144,8 @@ class SceneInfo:
     scaled: bool = False
     colours: tuple[str, ...] = ()
     aspect: float = 1.0
+    labels: tuple[tuple[str, ...], ...] = ()
+    product: str | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -172,10 +185,12 @@ class Scene:
 
     def _open(self) -> None:
         spec = self.spec
+        if spec.fault is not None:
+            raise SceneError(spec.fault)
         if not spec.files:
             raise SceneError(f"{spec.name}: no files")
         rasters = [self._stack.enter_context(open_source(file)) for file in spec.files]
-        self._bands = choose(spec.name, rasters, spec.bands)
+        self._bands = choose(spec.name, rasters, spec.bands, spec.labels)
         used = sorted({band.file for band in self._bands})
         for band in self._bands:
             if band.dtype.startswith("complex"):
@@ -272,6 +287,8 @@ class Scene:
             warnings=tuple(self._warnings(referenced)),
             scaled=any(b.scale != 1 or b.offset != 0 for b in self._bands),
             colours=tuple(colour for _, colour in sorted(p for layer in self._layers for p in layer.colours())),
+            labels=self.spec.labels,
+            product=self.spec.product,
         )
 
     def _warnings(self, referenced: bool) -> list[str]:

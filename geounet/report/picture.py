@@ -141,7 +141,7 @@ def read_input(scene: SceneSpec, info: SceneInfo, rect: Rect, shape: tuple[int, 
     declared, fills, finite = [], [], np.ones(shape, dtype=bool)
     with rasterio.Env(**gdal_env()), ExitStack() as stack:
         rasters = [stack.enter_context(open_source(f)) for f in scene.files]
-        bands = choose(scene.name, rasters, scene.bands)
+        bands = choose(scene.name, rasters, scene.bands, scene.labels)
         base = min((rasters[b.file] for b in bands), key=lambda r: abs(r.transform.determinant))
         if scene.bbox is not None:
             window = crop(base.transform, base.width, base.height, scene.bbox, scene.name)
