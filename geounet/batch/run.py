@@ -258,7 +258,8 @@ class _Cluster:
     """The cluster of a run, started beside the checks of the scenes: both take a second or two."""
 
     def __init__(self, job: Job, client: Any, stack: ExitStack, *, vectors: bool) -> None:
-        self._context = connect(job.cluster, job.predict.device, client, vectors=vectors)
+        self._left = threading.Event()
+        self._context = connect(job.cluster, job.predict.device, client, vectors=vectors, left=self._left)
         self._stack = stack
         self._wait_s = job.cluster.wait_s
         self._elsewhere = client is None and job.cluster.kind == "address"
@@ -297,6 +298,7 @@ class _Cluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         assert self._starting is not None
+        self._left.set()
         if self._elsewhere and not self._starting.done():
             return None  # nothing of ours runs there
         if self._starting.exception() is not None:

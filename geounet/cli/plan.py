@@ -41,7 +41,7 @@ def show_plan(job: Job, as_json: bool) -> int:
             click.echo(line)
     mosaic = any("mosaic_bytes" in entry for entry in entries)
     if len(entries) > 1 or mosaic:
-        running, done, seconds = total(entries, local=job.cluster.kind == "local")
+        running, done, seconds = total(entries, local=job.cluster.here)
         joined = ", then their mosaic" if mosaic else ""
         click.echo(
             f"all: {len(entries) - refused} of {len(entries)} can be run{joined}{_time(seconds)}"

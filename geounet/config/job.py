@@ -264,14 +264,18 @@ class Cluster(Section):
     """Where the work runs."""
 
     kind: Annotated[
-        Literal["local", "address"],
-        Field(description="local: processes on this machine; address: a running scheduler"),
+        Literal["local", "cuda", "address", "slurm", "kubernetes", "gateway"],
+        Field(
+            description="local: processes on this machine; cuda: likewise, and a GPU must be there; address: a running "
+            "scheduler; slurm, kubernetes, gateway: a cluster that is started for the run"
+        ),
     ] = "local"
     workers: Annotated[
         Positive | Auto,
         Field(
-            description="processes of a local cluster; auto: one a GPU, or one per four cores, fewer where these would "
-            "need more than three quarters of the memory; limits of containers, systemd and SLURM count for both"
+            description="processes of a local cluster, or how many are started elsewhere (of slurm: jobs); auto: one a "
+            "GPU, or one per four cores, fewer where these would need more than three quarters of the memory; limits "
+            "of containers, systemd and SLURM count for both; elsewhere one"
         ),
     ] = "auto"
     threads: Annotated[Positive | Auto, Field(description="forward passes side by side, a thread each")] = "auto"
@@ -283,17 +287,32 @@ class Cluster(Section):
         ),
     ] = "auto"
     address: Annotated[
-        str | None, Field(description="scheduler address, for kind address: tcp://host:8786", min_length=1)
+        str | None,
+        Field(description="of the scheduler, for kind address: tcp://host:8786; of the gateway: its URL", min_length=1),
     ] = None
+    options: Annotated[
+        dict[str, Any],
+        Field(
+            description="what the class that starts the cluster takes: SLURMCluster of dask-jobqueue (cores, memory, "
+            "queue, walltime, …), KubeCluster of dask-kubernetes (image, …), GatewayCluster of dask-gateway"
+        ),
+    ] = {}
     wait_s: Annotated[Positive, Field(description="how long to wait for the first worker, seconds")] = 120
 
     @model_validator(mode="after")
     def _address(self) -> Self:
         if self.kind == "address" and self.address is None:
             raise ValueError("kind: address needs the scheduler's address, for example address: tcp://host:8786")
-        if self.kind != "address" and self.address is not None:
-            raise ValueError(f"address {self.address} goes with kind: address, found kind: {self.kind}")
+        if self.kind not in ("address", "gateway") and self.address is not None:
+            raise ValueError(f"address {self.address} goes with kind: address or gateway, found kind: {self.kind}")
+        if self.options and self.kind not in ("slurm", "kubernetes", "gateway"):
+            raise ValueError(f"options go with kind: slurm, kubernetes or gateway, found kind: {self.kind}")
         return self
+
+    @property
+    def here(self) -> bool:
+        """Whether its processes are started on this machine."""
+        return self.kind in ("local", "cuda")
 
 
 class Job(Section):
@@ -378,6 +397,12 @@ class Job(Section):
             raise ValueError("model: missing; expected a bundled model's name or the path of a bundle (with a slash)")
         if self.model is not None and self.models is not None:
             raise ValueError("found both model and models, expected one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _gpu_or_not(self) -> Self:
+        if self.cluster.kind == "cuda" and self.predict.device == "cpu":
+            raise ValueError("cluster.kind: cuda and predict.device: cpu contradict each other")
         return self
 
     def model_names(self) -> list[str]:

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,38 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from geounet.config.job import Cluster
+from geounet.engine.launch import LAUNCHERS, launched
+from geounet.engine.settings import HERE
 from geounet.errors import ClusterError
 from geounet.machine import cores, memory_limit
 
 logger = logging.getLogger(__name__)
-
-CONFIG: dict[str, Any] = {
-    # The first death comes back to the driver, which decides: with the default a poisonous task kills four workers.
-    "distributed.scheduler.allowed-failures": 0,
-    # A hung worker is given up after two minutes instead of five; longer than any hold of the GIL while models load.
-    "distributed.scheduler.worker-ttl": "120s",
-    "distributed.scheduler.worker-saturation": 1.0,
-    "distributed.scheduler.work-stealing": False,
-    # Results are receipts: there is nothing to spill, and a worker paused for torch's memory would hang for ever.
-    "distributed.worker.memory.target": False,
-    "distributed.worker.memory.spill": False,
-    "distributed.worker.memory.pause": False,
-    "distributed.worker.memory.terminate": 0.95,
-    # All on one machine: who does not answer within seconds is dead, and its result is made again sooner than awaited.
-    "distributed.comm.timeouts.connect": "5s",
-    "distributed.comm.retry.count": 0,
-    # Forward passes take and free hundreds of megabytes; Dask's default gives each back to the system at once, and its
-    # pages are faulted in anew: 8 of 11 s that the system took in a run of 16.8 Mpx. glibc reads these at its start.
-    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 1 << 32,
-    "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 1 << 32,
-    "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 1,
-    # Workers that outlive a killed driver end by themselves.
-    "distributed.scheduler.idle-timeout": "30 minutes",
-    "distributed.admin.tick.limit": "30s",
-    # Deaths and errors come back to the driver, which tells of them in its own words. This is read by workers.
-    "logging.distributed": "critical",
-}
-
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 DEVICES = Path("/dev")
@@ -75,12 +50,15 @@ def _gpu(device: str) -> str:
     if not known and VISIBLE not in os.environ:  # no files of devices, as on Windows: the worker finds out
         return str(index)
     if index >= len(known):
-        asked = f" ({VISIBLE} is {os.environ[VISIBLE]!r})" if VISIBLE in os.environ else ""
         raise ClusterError(
-            f"predict.device: {device}: CUDA devices here: {len(known)}{asked}, counted from 0; choose one of them, or "
-            "auto or cpu"
+            f"predict.device: {device}: CUDA devices here: {len(known)}{_asked()}, counted from 0; choose one of them, "
+            "or auto or cpu"
         )
     return known[index]
+
+
+def _asked() -> str:
+    return f" ({VISIBLE} is {os.environ[VISIBLE]!r})" if VISIBLE in os.environ else ""
 
 
 @dataclass(frozen=True)
@@ -122,6 +100,8 @@ def local_layout(cluster: Cluster, device: str) -> Layout:
         If a CUDA device is asked for that is not there.
     """
     devices = gpus() if device == "auto" else [_gpu(device)] if device.startswith("cuda") else []
+    if cluster.kind == "cuda" and not devices:
+        raise ClusterError(f"cluster.kind: cuda: CUDA devices here: 0{_asked()}; choose kind: local for the CPU")
     workers = cluster.workers if isinstance(cluster.workers, int) else len(devices) or max(1, cores() // 4)
     threads = cluster.threads if isinstance(cluster.threads, int) else max(1, cores() // workers)
     each = BASE_BYTES + PASS_BYTES * (1 if devices else threads)
@@ -250,10 +230,13 @@ def _interrupts_blocked() -> Iterator[None]:
 
 
 @contextmanager
-def connect(cluster: Cluster, device: str, client: Any = None, *, vectors: bool = False) -> Iterator[Connection]:
+def connect(
+    cluster: Cluster, device: str, client: Any = None, *, vectors: bool = False, left: threading.Event | None = None
+) -> Iterator[Connection]:
     """Yield the cluster of a job: one that is started for it, the one it names, or that of a caller's client.
 
-    With `vectors` workers of our own load what those take, too, before they are asked for any.
+    With `vectors` workers of our own load what those take, too, before they are asked for any. Nothing is waited for
+    any more when `left` is set.
 
     Raises
     ------
@@ -284,9 +267,14 @@ def connect(cluster: Cluster, device: str, client: Any = None, *, vectors: bool 
             _await_worker(own, cluster.wait_s)
             yield Connection(own)
         return
+    if cluster.kind in LAUNCHERS:
+        with launched(cluster) as running, Client(running, set_as_default=False) as own:
+            _await_worker(own, cluster.wait_s, left)
+            yield Connection(own)
+        return
     layout = local_layout(cluster, device)
     with (
-        dask.config.set(CONFIG),
+        dask.config.set(HERE),
         _quiet(logging.getLogger("distributed")),
         _local(layout) as running,
         Client(running, set_as_default=False) as own,
@@ -338,19 +326,29 @@ def _warm_vectors() -> None:
     import geounet.vector.roads  # noqa: F401 - the imports are the work
 
 
+_LOOK_S = 2.0
+"""How often whoever waits for workers looks whether they are still wanted."""
+
+
 def _leave_at_once() -> None:
     """Let the process end without taking torch apart, which takes seconds and saves nothing."""
     atexit.register(os._exit, 0)
 
 
-def _await_worker(client: Any, seconds: int) -> None:
+def _await_worker(client: Any, seconds: int, left: threading.Event | None = None) -> None:
     """Wait for a worker, with a task: adaptive clusters start workers for tasks only, and for nobody who waits."""
     task = client.submit(int, key=f"geounet-hello-{uuid.uuid4().hex}", pure=False)  # which workers have, whatever else
-    try:
-        client.wait_for_workers(1, timeout=seconds)
-    except TimeoutError:
-        task.cancel(force=True)
-        raise ClusterError(
-            f"no worker joined {client.scheduler.address} within {seconds} s; start workers, or raise cluster.wait_s"
-        ) from None
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            client.wait_for_workers(1, timeout=max(0.1, min(_LOOK_S, until - time.monotonic())))
+            break
+        except TimeoutError:
+            if time.monotonic() < until and not (left is not None and left.is_set()):
+                continue
+            task.cancel(force=True)
+            raise ClusterError(
+                f"no worker joined {client.scheduler.address} within {seconds} s; start workers, or raise "
+                "cluster.wait_s"
+            ) from None
     task.add_done_callback(lambda done: done.release())  # kept till then: the worker might be taken away before

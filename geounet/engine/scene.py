@@ -313,7 +313,7 @@ class SceneRun:
         batch = job.predict.batch
         if batch == "auto":
             batch = self._answer("batch", best_batch, (str(bundle.folder), answer["device"], answer["precision"], tile))
-        if self.layout is not None and job.cluster.kind == "local":  # others' workers may have more memory than is here
+        if self.layout is not None and job.cluster.here:  # others' workers may have more memory than is here
             where = str(bundle.folder), answer["device"], answer["precision"], tile
             check_memory(job, tile, int(batch), lambda n: int(self._answer("memory", memory_needed, (*where, n))))
         return Recipe(

@@ -107,9 +107,20 @@ def test_deep_nesting_is_refused_in_one_line(tmp_path: Path) -> None:
         ("bbox: [3, 2, 1, 4]", "3: bbox: found 3, 2, 1, 4, expected xmin, ymin, xmax, ymax"),
         ("predict: {device: gpu}", "3: predict.device: found 'gpu', expected auto, cpu, cuda or cuda:N"),
         ("resample: maybe", "3: resample: found 'maybe', expected refuse, auto or never"),
-        ("cluster: {kind: slurm}", "3: cluster.kind: found 'slurm', expected local or address"),
+        (
+            "cluster: {kind: slrum}",
+            "3: cluster.kind: found 'slrum', expected local, cuda, address, slurm",
+        ),
+        (
+            "cluster: {kind: local, options: {cores: 1}}",
+            "3: cluster: options go with kind: slurm, kubernetes",
+        ),
+        (
+            "cluster: {kind: cuda}\npredict: {device: cpu}",
+            " cluster.kind: cuda and predict.device: cpu contradict each other",
+        ),
         ("cluster: {kind: address}", "3: cluster: kind: address needs the scheduler's address"),
-        ("cluster: {address: 'tcp://x:1'}", "3: cluster: address tcp://x:1 goes with kind: address, found kind: local"),
+        ("cluster: {address: 'tcp://x:1'}", "3: cluster: address tcp://x:1 goes with kind: address or gateway"),
         ("outputs: {folder: 's3://b/c'}", "3: outputs.folder: found s3://b/c, expected a folder of this file system"),
         ("outputs: {work: /vsimem/w}", "3: outputs.work: found /vsimem/w, expected a folder of this file system"),
         ("models: [b, c]", " found both model and models, expected one of them"),
@@ -123,7 +134,7 @@ def test_what_a_job_must_not_say(tmp_path: Path, text: str, expected: str) -> No
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("model: x\n", "job.yaml: scenes: missing; expected files, globs, folders, or {name, files}"),
+        ("model: x\n", "job.yaml: scenes: missing; expected files, globs, folders, STAC items"),
         ("scenes: [a]\n", "job.yaml: model: missing; expected a bundled model's name or the path of a bundle"),
         ("scenes: [a]\nmodels: [b, c, b]\n", "job.yaml:2: models: named twice: b"),
         ("scenes: a.tif\nmodel: x\n", "job.yaml:1: scenes: found 'a.tif', expected a list"),

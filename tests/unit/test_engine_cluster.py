@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -64,6 +65,16 @@ def test_memory_bounds_the_workers_that_are_not_asked_for(
     monkeypatch.setattr(module, "gpus", lambda: gpus)
     monkeypatch.setattr(module, "memory_limit", lambda: gib << 30)
     assert local_layout(Cluster(**asked), "auto") == expected
+
+
+def test_a_cuda_cluster_is_one_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "cores", lambda: 8)
+    monkeypatch.setattr(module, "gpus", lambda: ["0", "1"])
+    assert local_layout(Cluster(kind="cuda"), "auto").devices == ("0", "1")
+    monkeypatch.setattr(module, "gpus", list)
+    monkeypatch.setenv(VISIBLE, "-1")
+    with pytest.raises(ClusterError, match=r"CUDA devices here: 0 \(CUDA_VISIBLE_DEVICES is '-1'\); choose"):
+        local_layout(Cluster(kind="cuda"), "auto")
 
 
 def test_it_is_told_that_memory_bounds_the_workers(
@@ -180,6 +191,7 @@ class _Adaptive:
     def wait_for_workers(self, count: int, timeout: float) -> None:
         assert not self.task.method_calls, "the task is there"
         if not self.starts:
+            time.sleep(timeout)
             raise TimeoutError
 
 
@@ -189,6 +201,6 @@ def test_an_adaptive_cluster_is_given_a_task_to_start_a_worker_for() -> None:
     (call,) = client.task.method_calls
     assert call[0] == "add_done_callback", "it is kept until it is done"
     nobody = _Adaptive(starts=False)
-    with pytest.raises(ClusterError, match="no worker joined tcp://1 within 3 s"):
-        module._await_worker(nobody, 3)
+    with pytest.raises(ClusterError, match="no worker joined tcp://1 within 1 s"):
+        module._await_worker(nobody, 1)
     nobody.task.cancel.assert_called_once()

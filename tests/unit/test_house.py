@@ -15,6 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import geounet
+from geounet.engine.launch import LAUNCHERS
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "geounet"
@@ -77,7 +78,11 @@ def test_what_is_imported_is_declared_and_the_other_way_round() -> None:
     assert imported - needed - optional == set(), "imported, but only there by chance"
     # torchvision: torch of another build than its pair breaks it, and smp and timm import it
     # onnx and onnxscript: torch.onnx imports them; tensorboard: torch.utils.tensorboard does
-    assert (needed | optional) - imported - {"torchvision", "onnx", "onnxscript", "tensorboard"} == set()
+    # launchers of clusters: imported by the kind that a job names, out of one table
+    others = {launcher.package for launcher in LAUNCHERS.values()}
+    assert (needed | optional) - imported - others - {"torchvision", "onnx", "onnxscript", "tensorboard"} == set()
+    for kind, launcher in LAUNCHERS.items():
+        assert [Requirement(text).name for text in project["optional-dependencies"][kind]] == [launcher.package]
 
 
 def importing(names: set[str]) -> dict[str, set[str]]:

@@ -33,8 +33,8 @@ needs_bash = pytest.mark.skipif(BASH is None or os.name == "nt", reason="needs b
 
 def test_there_are_workflows() -> None:
     assert {file.stem for file in WORKFLOWS} >= {
-        "quickstart", "aerial_buildings", "landcover_cluster", "nightly", "train_quick", "train_aerial",
-        "train_aerial_all",
+        "quickstart", "aerial_buildings", "landcover_cluster", "nightly", "slurm_workers", "train_quick",
+        "train_aerial", "train_aerial_all",
     }  # fmt: skip
 
 
