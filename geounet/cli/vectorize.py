@@ -98,6 +98,15 @@ def _takes_keys(function: Any) -> Any:
 @click.option("--classes", metavar="A,B", help="Land-cover classes to write, by name or code.  [default: all]")
 @click.option("--threshold", type=float, help="The raster holds probabilities: the class is where they reach this.")
 @click.option(
+    "--probability",
+    "probabilities",
+    metavar="FILE",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Probabilities of RASTER's classes, a band a class: for confidences, and what else follows from them. Once "
+    "for each RASTER.",
+)
+@click.option(
     "--band",
     type=click.IntRange(min=1),
     help="Band of the raster.  [default: the only one, or the one described as the class]",
@@ -136,6 +145,7 @@ def vectorize(
     class_: str | None,
     classes: str | None,
     threshold: float | None,
+    probabilities: tuple[Path, ...],
     band: int | None,
     mosaic: bool,
     preset: str,
@@ -152,6 +162,7 @@ def vectorize(
       $ geounet vectorize mask.tif --out buildings.gpkg --kind buildings --class 1
       $ geounet vectorize road_prob.tif --out roads.gpkg --kind roads --threshold 0.5
       $ geounet vectorize landcover.tif --out landcover.gpkg --kind landcover --min-area-m2 100
+      $ geounet vectorize scene_mask.tif --probability scene_prob.tif --out finer.gpkg --kind buildings --min-area-m2 4
       $ geounet vectorize results/*/*_mask.tif --mosaic --out town.gpkg --kind buildings --kind roads
 
     A class that is named but has no pixels makes an empty layer. Of several bands the one described as the class is
@@ -160,6 +171,10 @@ def vectorize(
     chosen = list(dict.fromkeys(kinds))
     given = {key: value for key, value in keys.items() if value is not None}
     _check(chosen, given, rasters, class_, classes, threshold, mosaic)
+    if probabilities and threshold is not None:
+        raise click.UsageError("--probability goes with class rasters; with --threshold RASTER holds them itself.")
+    if probabilities and len(probabilities) != len(rasters):
+        raise click.UsageError(f"--probability: {len(probabilities)} for {len(rasters)} rasters, expected as many.")
 
     from geounet.machine import cores
     from geounet.vector.request import DEFAULT_CELL
@@ -176,6 +191,7 @@ def vectorize(
         sections=sections,
         class_=class_,
         threshold=threshold,
+        probabilities=probabilities,
         band=band,
         preset=preset,
         formats=tuple(dict.fromkeys(formats)) or (ending,),

@@ -62,13 +62,15 @@ class Ingested:
     sure: bool = False
 
 
-def _slabs(dataset: Any) -> Iterator[Window]:
+def slabs(dataset: Any) -> Iterator[Window]:
+    """Yield the windows in which a raster is read, which bound memory."""
     for top in range(0, dataset.height, SLAB):
         for left in range(0, dataset.width, _SLAB_COLS):
             yield Window(left, top, min(_SLAB_COLS, dataset.width - left), min(SLAB, dataset.height - top))
 
 
-def _valid(dataset: Any, band: int, window: Window, values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+def valid_in(dataset: Any, band: int, window: Window, values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Return where values that were read of a band are valid."""
     valid: npt.NDArray[np.bool_] = dataset.read_masks(band, window=window) > 0
     if values.dtype.kind == "f":
         valid &= np.isfinite(values)
@@ -242,9 +244,9 @@ def distinct(path: Path, dataset: Any, band: int) -> list[int]:
         If there are more.
     """
     found: set[int] = set()
-    for window in _slabs(dataset):
+    for window in slabs(dataset):
         values = dataset.read(band, window=window)
-        values = values[_valid(dataset, band, window, values)]
+        values = values[valid_in(dataset, band, window, values)]
         if values.dtype == np.uint8:
             found.update(np.flatnonzero(np.bincount(values, minlength=256)).tolist())
         else:
@@ -335,9 +337,9 @@ def _copied(dataset: Any, band: int, codes: dict[int, int], dest: Path) -> Path:
         return converted
 
     with _written(dataset, dest) as writer:
-        for window in _slabs(dataset):
+        for window in slabs(dataset):
             values = dataset.read(band, window=window)
-            writer.write(convert(values, _valid(dataset, band, window, values)), 1, window=window)
+            writer.write(convert(values, valid_in(dataset, band, window, values)), 1, window=window)
     return dest
 
 
@@ -406,9 +408,9 @@ def ingest_probability(
         plain = whole and (scale, offset) == (1, 0) and threshold <= 1
         within, between = True, False
         with _written(dataset, folder / "mask.tif") as mask, _written(dataset, folder / "prob.tif") as probability:
-            for window in _slabs(dataset):
+            for window in slabs(dataset):
                 stored = dataset.read(band, window=window)
-                valid = _valid(dataset, band, window, stored)
+                valid = valid_in(dataset, band, window, stored)
                 if plain and (most := int(stored.max(initial=0, where=valid))) > 1:
                     raise VectorError(
                         f"{path}: band {band} holds whole numbers up to {most} without a scale, no probabilities, "

@@ -19,6 +19,7 @@ from geounet.config.problems import problems
 from geounet.errors import JobError, OutputExistsError, VectorError
 from geounet.types import Executor
 from geounet.vector.backdrop import MOST, Backdrop, probability
+from geounet.vector.beside import with_probability
 from geounet.vector.build import ProcessExecutor, SerialExecutor, cells, geopackage, tell
 from geounet.vector.ingest import Ingested, bands_of, ingest_probability, ingest_several
 from geounet.vector.mosaic import Piece, mosaic
@@ -58,6 +59,8 @@ class Order:
         the rasters name none.
     threshold
         The rasters hold probabilities, and the class is where they reach this.
+    probabilities
+        Of the classes of each raster, a band a class; empty: none.
     band
         1-based; none: the only one, or the one that is described as the class.
     workers
@@ -69,6 +72,7 @@ class Order:
     sections: Mapping[str, Mapping[str, Any]]
     class_: str | None = None
     threshold: float | None = None
+    probabilities: Sequence[Path] = ()
     band: int | None = None
     preset: str = "standard"
     formats: Sequence[str] = ("gpkg",)
@@ -137,7 +141,7 @@ def _check(order: Order) -> None:
     for path in destinations(order.out, order.formats, layers).values():
         if path.exists() and not order.overwrite:
             raise OutputExistsError(f"{path}: exists; give another name, or --overwrite to replace it")
-    for raster in order.rasters:
+    for raster in (*order.rasters, *order.probabilities):
         if raster.is_dir():
             raise VectorError(f"{raster}: is a folder; give the rasters in it, as in {raster / '*_mask.tif'}")
         if not raster.is_file():
@@ -148,6 +152,13 @@ def _taken(order: Order, work: Path) -> tuple[list[Ingested], dict[str, str]]:
     """Return the rasters as `build` takes them, and the class of each layer that has one."""
     if order.threshold is None:
         taken = ingest_several(order.rasters, work, bands=_bands(order), wanted=_numbers(order))
+        if order.probabilities:
+            taken = [
+                with_probability(one, path, work / f"probability_{index}.tif")
+                for index, (one, path) in enumerate(zip(taken, order.probabilities, strict=True))
+            ]
+            if any(one.channels != taken[0].channels for one in taken):
+                raise VectorError(f"{order.probabilities[0]}: its bands are of other classes than those of the others")
         first = taken[0]
         found = {
             layer: class_for(first, KINDS[layer]) if order.class_ is None else find_class(first, order.class_)

@@ -9,16 +9,20 @@ from typing import Any
 import numpy as np
 import pyogrio
 import pytest
+import rasterio
 import shapely
 from rasterio import Affine
 from rasterio.enums import ColorInterp
 
+from geounet.batch.run import scene_runs
 from geounet.config.card import ClassInfo, Kind
+from geounet.config.job import Job
 from geounet.errors import VectorError
 from geounet.raster.sidecar import write_aux
 from geounet.types import NODATA
 from geounet.vector.ingest import ingest, ingest_probability
 from geounet.vector.wanted import class_for
+from tests.support.models import small_unet
 from tests.support.rasters import write
 from tests.support.vectors import CLASSES, GRID, read, town, vectorize
 
@@ -613,3 +617,98 @@ def test_a_real_road_mask(shared_data: Path, tmp_path: Path) -> None:
     assert len(edges["fid"]) > 30
     assert max(nodes["degree"]) >= 3
     assert 3 < np.median(edges["width_m"]) < 20
+
+
+def results(folder: Path, name: str = "scene", *, transform: Affine = GRID, seed: int = 0) -> tuple[Path, Path]:
+    """Mask and probabilities of a run of a real network; its GeoPackage lies beside them."""
+    values = np.random.default_rng(seed).integers(20, 255, (3, 12, 14)).repeat(16, axis=1).repeat(16, axis=2)
+    values[:, 60:90, 30:70] = 0
+    write(folder / f"{name}.tif", values.astype(np.uint8), nodata=0, transform=transform)
+    model = folder / "model"
+    if not model.exists():
+        small_unet(model)
+    data = {
+        "scenes": [str(folder / f"{name}.tif")], "model": f"{model}/", "predict": {"device": "cpu"},
+        "outputs": {"folder": str(folder / "out"), "probability": True},
+        "vector": {
+            "buildings": {"min_area_px": 4}, "roads": {"min_area_px": 4, "min_length_px": 2},
+            "landcover": {"min_area_px": 9}, "cell": 80,
+        },
+    }  # fmt: skip
+    (run,) = scene_runs(Job.model_validate(data))
+    run.run()
+    return run.folder / f"{name}_mask.tif", run.folder / f"{name}_prob.tif"
+
+
+WISHES = ("--kind", "buildings", "--kind", "roads", "--kind", "landcover")
+
+
+def test_vectors_anew_from_what_a_run_left(tmp_path: Path) -> None:
+    mask, probability = results(tmp_path)
+    out = tmp_path / "anew.gpkg"
+    made = mask.with_name("scene.gpkg")
+    keys: dict[str, tuple[Any, ...]] = {
+        "buildings": ("--min-area-px", 4), "landcover": ("--min-area-px", 9),
+        "roads": ("--min-area-px", 4, "--min-length-px", 2),
+    }  # fmt: skip
+    for kind, given in keys.items():
+        arguments = (mask, "--probability", probability, "--out", out, "--kind", kind, *given, "--overwrite")
+        assert vectorize(*arguments) == 0
+        for layer in ("road_edges", "road_nodes") if kind == "roads" else (kind,):
+            found = read(out, layer)
+            assert found == read(made, layer)
+            assert len(found["fid"]) > 3
+            assert layer == "road_nodes" or all(np.isfinite(found["confidence"]))
+
+
+def test_probabilities_of_another_form(tmp_path: Path) -> None:
+    mask, probability = results(tmp_path)
+    with rasterio.open(probability) as dataset:
+        stored, names, transform = dataset.read(), dataset.descriptions, dataset.transform
+    floats = np.where(stored == NODATA, np.nan, stored / 254).astype(np.float32)
+    order = [2, 0, 3, 1]  # bands go by their names
+    other = write(tmp_path / "other.tif", floats[order], transform=transform, nodata=np.nan,
+                  descriptions=tuple(names[i] for i in order))  # fmt: skip
+    for file, out in ((probability, "a.gpkg"), (other, "b.gpkg")):
+        assert vectorize(mask, "--probability", file, "--out", tmp_path / out, *WISHES) == 0
+    for layer in ("buildings", "road_edges", "landcover"):
+        assert read(tmp_path / "a.gpkg", layer) == read(tmp_path / "b.gpkg", layer)
+
+
+def test_several_rasters_with_their_probabilities(tmp_path: Path) -> None:
+    a, b, c, d, e, f = tuple(GRID)[:6]
+    one = results(tmp_path, "one")
+    two = results(tmp_path, "two", transform=Affine(a, b, c + a * 224, d, e, f), seed=1)
+    out = tmp_path / "both.gpkg"
+    arguments = (one[0], two[0], "--probability", one[1], "--probability", two[1], "--mosaic", "--out", out)
+    assert vectorize(*arguments, *WISHES) == 0
+    confidence = np.array(read(out, "landcover")["confidence"], dtype=float)
+    assert np.isfinite(confidence).all()
+
+
+def test_probabilities_that_do_not_fit(mask: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows, cols = town().shape
+    plain = np.full((2, rows, cols), 0.5, np.float32)
+    names = ("building", "p(road)")
+    a, b, c, d, e, f = tuple(GRID)[:6]
+    cases: dict[str, tuple[Path, str, int]] = {
+        "small": (write(tmp_path / "small.tif", plain[:, :50], descriptions=names, transform=GRID),
+                  "px, but", 1),
+        "moved": (write(tmp_path / "moved.tif", plain, descriptions=names, transform=Affine(a, b, c + a, d, e, f)),
+                  "its pixels lie elsewhere", 1),
+        "large": (write(tmp_path / "large.tif", plain * 300, descriptions=names, transform=GRID),
+                  "band 1 holds values from 150 to 150", 1),
+        "other": (write(tmp_path / "other.tif", plain, descriptions=("x", "y"), transform=GRID),
+                  "no band is described as one of the classes background, building, road, green, but as x, y", 2),
+        "gone": (tmp_path / "gone.tif", "no such file", 1),
+    }  # fmt: skip
+    for path, message, code in cases.values():
+        assert vectorize(mask, "--probability", path, "--out", tmp_path / "x.gpkg", "--kind", "buildings") == code
+        assert message in capsys.readouterr().err
+    assert vectorize(mask, "--probability", mask, "--threshold", 0.5, "--out", tmp_path / "x.gpkg", "--kind",
+                     "buildings") == 2  # fmt: skip
+    assert "--probability goes with class rasters" in capsys.readouterr().err
+    assert vectorize(mask, mask, "--mosaic", "--probability", mask, "--out", tmp_path / "x.gpkg", "--kind",
+                     "buildings") == 2  # fmt: skip
+    assert "1 for 2 rasters" in capsys.readouterr().err
+    assert not (tmp_path / "x.gpkg").exists()
