@@ -46,10 +46,12 @@ class Attempts:
         The work folder; the caller holds its lock.
     most
         How often a scene is tried as it is; None: without end.
+    dry
+        Nothing is written.
     """
 
-    def __init__(self, work: Path, most: int | None) -> None:
-        self._path, self._most = work / FILE, most
+    def __init__(self, work: Path, most: int | None, *, dry: bool = False) -> None:
+        self._path, self._most, self._dry = work / FILE, most, dry
         self._lock = threading.Lock()
         self._known: dict[str, dict[str, Any]] = {}
         self._files = Files()
@@ -149,6 +151,8 @@ class Attempts:
         return fingerprint(versions(), settings, scene.bundle.sha256, files, rights)
 
     def _write(self) -> None:
+        if self._dry:
+            return
         try:
             write_text(self._path, json.dumps(self._known, indent=1, ensure_ascii=False) + "\n")
         except OSError as error:

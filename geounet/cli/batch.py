@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from geounet.cli.options import json_option, takes_job
 from geounet.cli.run import conclude, summary
 
 if TYPE_CHECKING:
+    from geounet.batch.run import Rounds
     from geounet.config.job import Job
 
 
@@ -33,9 +35,10 @@ if TYPE_CHECKING:
     help="How often a scene that fails is tried as it is.",
 )
 @click.option("--retry", is_flag=True, help="Try all scenes that failed once more.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done with each scene, and why, and do nothing.")
 @json_option
 @click.pass_context
-def batch(ctx: click.Context, job: Job, settle: float, tries: int, retry: bool, as_json: bool) -> None:
+def batch(ctx: click.Context, job: Job, settle: float, tries: int, retry: bool, dry_run: bool, as_json: bool) -> None:
     """Run the scenes of a job that are new or changed, and replace their results once the new ones are whole.
 
     \b
@@ -52,9 +55,31 @@ def batch(ctx: click.Context, job: Job, settle: float, tries: int, retry: bool, 
 
     job = job.model_copy(update={"outputs": job.outputs.model_copy(update={"overwrite": True})})
     rounds = Rounds(settle_s=settle, tries=None if retry else tries)
+    if dry_run:
+        ctx.exit(_foretell(job, rounds, as_json))
     with Progress() as progress:
         result = run_job(job, progress=progress, rounds=rounds)
     conclude(ctx, result, as_json, told)
+
+
+def _foretell(job: Job, rounds: Rounds, as_json: bool) -> int:
+    """Print what a batch would do; return the exit code: 3 if some scenes would not be done, 1 if all."""
+    from geounet.batch.outlook import outlook
+
+    entries = outlook(job, rounds)
+    bad = sum(entry["state"] in ("refused", "given up") for entry in entries)
+    code = 0 if not bad else 1 if bad == len(entries) else 3
+    if as_json:
+        click.echo(json.dumps(entries, indent=1))
+        return code
+    states: dict[str, int] = {}
+    for entry in entries:
+        states[entry["state"]] = states.get(entry["state"], 0) + 1
+        if entry["state"] != "unchanged":
+            name = entry["name"] if job.models is None else f"{entry['name']}/{entry['model']}"
+            click.echo(f"{name}: {entry['state']}{f' ({why})' if (why := entry['why']) else ''}")
+    click.echo("scenes: " + (", ".join(f"{count} {state}" for state, count in states.items()) or "none"))
+    return code
 
 
 def told(manifest: dict[str, Any], out: Path) -> list[str]:

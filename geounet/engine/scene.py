@@ -236,6 +236,11 @@ class SceneRun:
             check_unclaimed(self.folder, info.name, Ledger(self.work, self._name(), pixels))
         return done
 
+    def begun(self) -> bool:
+        """Return whether parts of this scene are there as it is asked for now, which a run continues."""
+        spec, info = self.describe()
+        return Ledger(self.work, self._name(), pixel_key(self.job, self.bundle, info, spec)).read_record() is not None
+
     def prepare(self, *, dry: bool = False, workers: int | None = None) -> tuple[Plan, Ledger]:
         """Resolve the job for this scene for a number of workers (None: those there are); `dry` leaves no record."""
         spec, info = self.describe()
