@@ -176,6 +176,7 @@ def vectorize(
     if probabilities and len(probabilities) != len(rasters):
         raise click.UsageError(f"--probability: {len(probabilities)} for {len(rasters)} rasters, expected as many.")
 
+    from geounet.cli.progress import Progress
     from geounet.machine import cores
     from geounet.vector.request import DEFAULT_CELL
     from geounet.vector.standalone import Order, vectorize
@@ -199,7 +200,8 @@ def vectorize(
         workers=workers or cores(),
         overwrite=overwrite,
     )
-    result = vectorize(order)
+    with Progress() as progress:
+        result = vectorize(order, progress)
     if as_json:
         click.echo(json.dumps(result, indent=1))
         return

@@ -12,7 +12,7 @@ from geounet.atomic import atomic
 from geounet.errors import JobError, VectorError
 from geounet.raster.env import open_quietly
 from geounet.raster.georef import apply
-from geounet.types import NODATA, PROBABILITY_STEPS
+from geounet.types import NODATA, PROBABILITY_STEPS, Progress
 from geounet.vector.ingest import Ingested, slabs, valid_in
 from geounet.vector.source import opened
 from geounet.vector.wanted import SHOWN, matching, title_of
@@ -21,7 +21,7 @@ _OFF_GRID = 1e-2
 """Pixels that grids may be apart."""
 
 
-def with_probability(taken: Ingested, path: Path, dest: Path) -> Ingested:
+def with_probability(taken: Ingested, path: Path, dest: Path, progress: Progress | None = None) -> Ingested:
     """Return a class raster with the probabilities of its classes.
 
     Parameters
@@ -33,6 +33,8 @@ def with_probability(taken: Ingested, path: Path, dest: Path) -> Ingested:
         Values are 0 to 1, scale and offset of the bands applied.
     dest
         Where a copy goes if it is not stored as this package does: uint8 in steps of 1/254, 255 without data.
+    progress
+        Told how far a copy is.
 
     Raises
     ------
@@ -44,7 +46,7 @@ def with_probability(taken: Ingested, path: Path, dest: Path) -> Ingested:
     with opened(str(path)) as dataset, opened(taken.mask) as mask:
         _check_grid(path, dataset, mask)
         channels = _channels(path, dataset, taken)
-        stored = path if _as_ours(dataset) else _copied(path, dataset, dest)
+        stored = path if _as_ours(dataset) else _copied(path, dataset, dest, progress)
     return replace(taken, probability=str(stored), channels=channels)
 
 
@@ -85,7 +87,7 @@ def _as_ours(dataset: Any) -> bool:
     return set(dataset.dtypes) == {"uint8"} and steps and set(dataset.nodatavals) == {NODATA} and kinds == {"nodata"}
 
 
-def _copied(path: Path, dataset: Any, dest: Path) -> Path:
+def _copied(path: Path, dataset: Any, dest: Path, progress: Progress | None) -> Path:
     with (
         atomic(dest) as temporary,
         open_quietly(
@@ -96,7 +98,7 @@ def _copied(path: Path, dataset: Any, dest: Path) -> Path:
     ):  # fmt: skip
         for band in dataset.indexes:
             scale, offset = dataset.scales[band - 1], dataset.offsets[band - 1]
-            for window in slabs(dataset):
+            for window in slabs(dataset, progress):
                 stored = dataset.read(band, window=window)
                 valid = valid_in(dataset, band, window, stored)
                 values = np.where(valid, stored.astype(np.float64) * scale + offset, 0)

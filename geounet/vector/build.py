@@ -18,7 +18,7 @@ from geounet.config.card import ClassInfo, Kind
 from geounet.config.job import Buildings, Landcover, Roads
 from geounet.config.layers import WITHOUT_METRES, metres_asked
 from geounet.errors import JobError, VectorError
-from geounet.types import NODATA, Executor
+from geounet.types import NODATA, Executor, Progress
 from geounet.vector import parts, polygons, skeleton, writer
 from geounet.vector.attributes import Ground
 from geounet.vector.buildings import Drawing, buildings
@@ -76,6 +76,20 @@ class ProcessExecutor:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             for future in done:
                 yield future.result()
+
+
+class Told:
+    """Has another do the work, and tells how far it is."""
+
+    def __init__(self, executor: Executor, progress: Progress) -> None:
+        self._executor, self._progress = executor, progress
+
+    def map(self, function: Callable[[T], R], items: Sequence[T], label: str) -> Iterator[R]:
+        """Yield `function(item)` for every item."""
+        self._progress.update(label, 0, len(items))
+        for done, result in enumerate(self._executor.map(function, items, label), start=1):
+            self._progress.update(label, done, len(items))
+            yield result
 
 
 def geopackage(request: VectorRequest, executor: Executor, notes: Sequence[str] = ()) -> dict[str, Any]:

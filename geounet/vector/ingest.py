@@ -19,7 +19,7 @@ from geounet.errors import JobError, VectorError
 from geounet.raster.cog import keeps_crs
 from geounet.raster.env import open_quietly
 from geounet.raster.sidecar import write_aux
-from geounet.types import MAX_CLASSES, NODATA, PROBABILITY_STEPS
+from geounet.types import MAX_CLASSES, NODATA, PROBABILITY_STEPS, Progress, Silent
 from geounet.vector.source import U8, opened
 from geounet.vector.wanted import SHOWN, class_band, meaningful, probability_band, title_of
 
@@ -62,11 +62,14 @@ class Ingested:
     sure: bool = False
 
 
-def slabs(dataset: Any) -> Iterator[Window]:
-    """Yield the windows in which a raster is read, which bound memory."""
+def slabs(dataset: Any, progress: Progress | None = None) -> Iterator[Window]:
+    """Yield the windows in which a raster is read, which bound memory; tell how many rows are done."""
+    progress = progress or Silent()
     for top in range(0, dataset.height, SLAB):
+        progress.update("rows", top, dataset.height, pixels=top * dataset.width)
         for left in range(0, dataset.width, _SLAB_COLS):
             yield Window(left, top, min(_SLAB_COLS, dataset.width - left), min(SLAB, dataset.height - top))
+    progress.update("rows", dataset.height, dataset.height, pixels=dataset.height * dataset.width)
 
 
 def valid_in(dataset: Any, band: int, window: Window, values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
@@ -113,7 +116,12 @@ def bands_of(paths: Sequence[Path], wanted: str | None, kind: Kind) -> list[int]
 
 
 def ingest_several(
-    paths: Sequence[Path], folder: Path, *, bands: Sequence[int] = (), wanted: Iterable[int] = ()
+    paths: Sequence[Path],
+    folder: Path,
+    *,
+    bands: Sequence[int] = (),
+    wanted: Iterable[int] = (),
+    progress: Progress | None = None,
 ) -> list[Ingested]:
     """Take class rasters that go together: the same value is the same class in all of them. See `ingest`.
 
@@ -141,7 +149,7 @@ def ingest_several(
                 raise VectorError(
                     f"{path}: band {band} is {dtype}, not a class raster; for a probability raster give --threshold"
                 )
-            values.update(distinct(path, dataset, band))
+            values.update(distinct(path, dataset, band, progress))
             its_names, its_colours = described(path, dataset, band)
             # What is nodata may have a name, but is no class.
             its_names = {v: n for v, n in its_names.items() if n.strip() and v != dataset.nodatavals[band - 1]}
@@ -172,7 +180,7 @@ def ingest_several(
             plain = dataset.dtypes[band - 1] == "uint8" and fits and band == 1 and dataset.nodata == NODATA
             plain = plain and [f.name for f in dataset.mask_flag_enums[0]] == ["nodata"]
             plain = plain and dataset.count == 1
-            mask = path if plain else _copied(dataset, band, codes, folder / _name("mask", index))
+            mask = path if plain else _copied(dataset, band, codes, folder / _name("mask", index), progress)
         taken.append(Ingested(str(mask), None, classes, {}, by_code, band, frozenset(absent.values()), named))
     return taken
 
@@ -235,7 +243,7 @@ def _check_threshold(path: Path, dataset: Any, band: int, threshold: float) -> N
                        f"expected a number above {least:g}, at most {most:g}")  # fmt: skip
 
 
-def distinct(path: Path, dataset: Any, band: int) -> list[int]:
+def distinct(path: Path, dataset: Any, band: int, progress: Progress | None = None) -> list[int]:
     """Return the values of a band, ascending, read in slabs; 255 at most, what is nodata left out.
 
     Raises
@@ -244,7 +252,7 @@ def distinct(path: Path, dataset: Any, band: int) -> list[int]:
         If there are more.
     """
     found: set[int] = set()
-    for window in slabs(dataset):
+    for window in slabs(dataset, progress):
         values = dataset.read(band, window=window)
         values = values[valid_in(dataset, band, window, values)]
         if values.dtype == np.uint8:
@@ -327,7 +335,7 @@ def _read_table(table: ET.Element, names: dict[int, str], colours: dict[int, tup
             continue  # a row that says nothing usable
 
 
-def _copied(dataset: Any, band: int, codes: dict[int, int], dest: Path) -> Path:
+def _copied(dataset: Any, band: int, codes: dict[int, int], dest: Path, progress: Progress | None) -> Path:
     known = np.array(sorted(codes), dtype=np.int64)
     code = np.array([codes[int(v)] for v in known], dtype=np.uint8)
 
@@ -337,7 +345,7 @@ def _copied(dataset: Any, band: int, codes: dict[int, int], dest: Path) -> Path:
         return converted
 
     with _written(dataset, dest) as writer:
-        for window in slabs(dataset):
+        for window in slabs(dataset, progress):
             values = dataset.read(band, window=window)
             writer.write(convert(values, valid_in(dataset, band, window, values)), 1, window=window)
     return dest
@@ -374,7 +382,14 @@ def codes_of(path: Path) -> dict[int, str]:
 
 
 def ingest_probability(
-    path: Path, folder: Path, name: str | None, kind: Kind, threshold: float, *, band: int | None = None
+    path: Path,
+    folder: Path,
+    name: str | None,
+    kind: Kind,
+    threshold: float,
+    *,
+    band: int | None = None,
+    progress: Progress | None = None,
 ) -> Ingested:
     """Take a probability raster: the class is where the probability is at least `threshold`.
 
@@ -408,7 +423,7 @@ def ingest_probability(
         plain = whole and (scale, offset) == (1, 0) and threshold <= 1
         within, between = True, False
         with _written(dataset, folder / "mask.tif") as mask, _written(dataset, folder / "prob.tif") as probability:
-            for window in slabs(dataset):
+            for window in slabs(dataset, progress):
                 stored = dataset.read(band, window=window)
                 valid = valid_in(dataset, band, window, stored)
                 if plain and (most := int(stored.max(initial=0, where=valid))) > 1:

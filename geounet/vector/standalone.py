@@ -17,10 +17,10 @@ from geounet.config.job import Buildings, Landcover, Roads, Vector
 from geounet.config.presets import with_preset
 from geounet.config.problems import problems
 from geounet.errors import JobError, OutputExistsError, VectorError
-from geounet.types import Executor
+from geounet.types import Executor, Progress, Silent
 from geounet.vector.backdrop import MOST, Backdrop, probability
 from geounet.vector.beside import with_probability
-from geounet.vector.build import ProcessExecutor, SerialExecutor, cells, geopackage, tell
+from geounet.vector.build import ProcessExecutor, SerialExecutor, Told, cells, geopackage, tell
 from geounet.vector.ingest import Ingested, bands_of, ingest_probability, ingest_several
 from geounet.vector.mosaic import Piece, mosaic
 from geounet.vector.request import DEFAULT_CELL, VectorRequest
@@ -82,8 +82,15 @@ class Order:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-def vectorize(order: Order) -> dict[str, Any]:
+def vectorize(order: Order, progress: Progress | None = None) -> dict[str, Any]:
     """Make the vectors; returns the report of `build.geopackage`.
+
+    Parameters
+    ----------
+    order
+        What is to be made.
+    progress
+        Told what happens; None is silent.
 
     Raises
     ------
@@ -99,7 +106,7 @@ def vectorize(order: Order) -> dict[str, Any]:
     # Beside the output, where there is room for it; parts are of no use afterwards.
     with tempfile.TemporaryDirectory(prefix=f".{order.out.stem}.", suffix=".tmp", dir=order.out.parent) as folder:
         work = Path(folder)
-        taken, names = _taken(order, work)
+        taken, names = _taken(order, work, progress)
         first = taken[0]
         request = VectorRequest(
             mask=first.mask,
@@ -127,7 +134,7 @@ def vectorize(order: Order) -> dict[str, Any]:
             workers = min(order.workers, cells(request) // 2)
             if workers > 1:
                 executor = stack.enter_context(ProcessExecutor(workers))
-            result = geopackage(request, executor, notes)
+            result = geopackage(request, Told(executor, progress or Silent()), notes)
         tell(request, result)
         return result
 
@@ -148,13 +155,13 @@ def _check(order: Order) -> None:
             raise VectorError(f"{raster}: no such file; give a raster that GDAL reads")
 
 
-def _taken(order: Order, work: Path) -> tuple[list[Ingested], dict[str, str]]:
+def _taken(order: Order, work: Path, progress: Progress | None) -> tuple[list[Ingested], dict[str, str]]:
     """Return the rasters as `build` takes them, and the class of each layer that has one."""
     if order.threshold is None:
-        taken = ingest_several(order.rasters, work, bands=_bands(order), wanted=_numbers(order))
+        taken = ingest_several(order.rasters, work, bands=_bands(order), wanted=_numbers(order), progress=progress)
         if order.probabilities:
             taken = [
-                with_probability(one, path, work / f"probability_{index}.tif")
+                with_probability(one, path, work / f"probability_{index}.tif", progress)
                 for index, (one, path) in enumerate(zip(taken, order.probabilities, strict=True))
             ]
             if any(one.channels != taken[0].channels for one in taken):
@@ -169,7 +176,9 @@ def _taken(order: Order, work: Path) -> tuple[list[Ingested], dict[str, str]]:
     (layer,) = order.sections
     kind = KINDS.get(layer, Kind.other)
     taken = [
-        ingest_probability(raster, work / str(index), order.class_, kind, order.threshold, band=order.band)
+        ingest_probability(
+            raster, work / str(index), order.class_, kind, order.threshold, band=order.band, progress=progress
+        )
         for index, raster in enumerate(order.rasters)
     ]
     # Of several rasters one may have nothing but small scores.

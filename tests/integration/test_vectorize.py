@@ -21,6 +21,8 @@ from geounet.errors import VectorError
 from geounet.raster.sidecar import write_aux
 from geounet.types import NODATA
 from geounet.vector.ingest import ingest, ingest_probability
+from geounet.vector.standalone import Order
+from geounet.vector.standalone import vectorize as standalone
 from geounet.vector.wanted import class_for
 from tests.support.models import small_unet
 from tests.support.rasters import write
@@ -712,3 +714,22 @@ def test_probabilities_that_do_not_fit(mask: Path, tmp_path: Path, capsys: pytes
                      "buildings") == 2  # fmt: skip
     assert "1 for 2 rasters" in capsys.readouterr().err
     assert not (tmp_path / "x.gpkg").exists()
+
+
+def test_it_tells_how_far_it_is(tmp_path: Path) -> None:
+    class Heard:
+        def __init__(self) -> None:
+            self.stages: dict[str, list[tuple[int, int]]] = {}
+
+        def update(self, stage: str, done: int, total: int, extra: str = "", pixels: int = 0) -> None:
+            self.stages.setdefault(stage, []).append((done, total))
+
+    write(tmp_path / "a.tif", town()[None].astype(np.int16) * 7, transform=GRID)
+    heard = Heard()
+    order = Order([tmp_path / "a.tif"], tmp_path / "a.gpkg", {"landcover": {}}, cell=64)
+    assert standalone(order, heard)["layers"]["landcover"] > 0
+    assert len(heard.stages) > 2
+    assert "rows" in heard.stages
+    for told in heard.stages.values():
+        assert told[0][0] == 0
+        assert told[-1][0] == told[-1][1] > 0
