@@ -21,11 +21,11 @@ class Files:
     def of(self, spec: SceneSpec) -> list[str]:
         """Return a scene's files, there or not, with what is there of others.
 
-        These are the sources of virtual rasters, the area of interest, and what GDAL looks for beside each of them:
-        georeference, mask, overviews, metadata.
+        These are the sources of virtual rasters, the area of interest, the STAC item, and what GDAL looks for beside
+        each of them: georeference, mask, overviews, metadata.
         """
         named = [*spec.files, *(source for file in spec.files for source in virtual_sources(file))]
-        named += [] if spec.aoi is None else [spec.aoi]
+        named += [one for one in (spec.aoi, spec.product) if one is not None]
         return list(dict.fromkeys(name for file in named for name in (file, *self._beside(Path(file)))))
 
     def _beside(self, path: Path) -> list[str]:

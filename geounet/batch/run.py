@@ -30,7 +30,7 @@ from geounet.config.layers import resolve_layers
 from geounet.config.load import missing_aoi
 from geounet.engine.cluster import Connection, connect
 from geounet.engine.input import with_members
-from geounet.engine.manifest import FORMAT, read_manifest
+from geounet.engine.manifest import FORMAT, check_apart, read_manifest
 from geounet.engine.plan import check_model, versions
 from geounet.engine.pool import InlinePool, Pool
 from geounet.engine.scene import SceneRun
@@ -126,7 +126,9 @@ def _scene_run(job: Job, spec: SceneSpec, bundle: Bundle) -> SceneRun:
     folder = Path(job.outputs.folder).absolute() / spec.name
     if job.models is not None:
         folder /= bundle.card.name
-    return SceneRun(InlinePool(), job, with_members(job, bundle.card, spec), bundle, folder, work_folder(job), None)
+    spec = with_members(job, bundle.card, spec)
+    check_apart(folder, spec)
+    return SceneRun(InlinePool(), job, spec, bundle, folder, work_folder(job), None)
 
 
 def run(job: Job, client: Any = None, progress: Progress | None = None, *, rounds: Rounds | None = None) -> RunResult:
@@ -329,7 +331,14 @@ def _earlier(scene: SceneRun) -> dict[str, Any] | None:
     settings = {"resample", "data_type", "tiling", "predict", "nodata", "bands", "aoi", "bbox", "max_failed_blocks"}
     asked = scene.job.model_dump(mode="json", include=settings)
     try:
-        if manifest["model"]["sha256"] != scene.bundle.sha256 or manifest["input"]["files"] != list(scene.spec.files):
+        if manifest["model"]["sha256"] != scene.bundle.sha256:
+            return None
+        spec, made_of = scene.spec, manifest["input"]
+        if spec.fault is None or spec.product is None:
+            same = made_of["files"] == list(spec.files)
+        else:  # which files of it the model takes is not known now
+            same = made_of.get("product") == spec.product
+        if not same:
             return None
         if any(manifest["job"][key] != value for key, value in asked.items()):
             return None

@@ -16,7 +16,7 @@ from geounet.config.keys import is_remote
 from geounet.engine.ledger import KEY, STAGES
 from geounet.engine.manifest import FORMAT, read_manifest
 from geounet.errors import GeounetError, JobError
-from geounet.raster.products import SAFE, is_list, local_files, product_name
+from geounet.raster.products import SAFE, is_document, local_files, product_name
 from geounet.raster.scene import SceneSpec
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,11 @@ def _expand(job: Job, *, some: bool) -> Iterator[tuple[str, list[Path]]]:
             if is_remote(name):  # before it becomes a path, which would lose a slash
                 raise JobError(f"{name}: not a local file; copy it to this machine first")
         if isinstance(entry, BandSet):
-            yield entry.name, [Path(f) for f in entry.files]
+            files = [Path(f) for f in entry.files]
+            products = [file for file in files if product_name(file, named=False) is not None]
+            if products:
+                raise JobError(f"{products[0]}: is a scene of several files; name it by itself, not among `files`")
+            yield entry.name, files
             continue
         path, left = Path(entry), ""
         if product_name(path) is not None:
@@ -123,13 +127,13 @@ def _is_folder(path: Path) -> bool:
 
 
 def _without_members(paths: list[Path]) -> list[Path]:
-    """Return what a pattern matched without the insides of folders that are scenes, and without lists of STAC items."""
+    """Return what a pattern matched without the insides of folders that are scenes, and without JSON of no scene."""
     folders = {path for path in paths if _is_folder(path)}
     found = [path for path in paths if folders.isdisjoint(path.parents)]
-    lists = [path for path in found if is_list(path)]
-    if lists:
-        logger.info("%s: catalogs and collections that are left out: %d", lists[0].parent, len(lists))
-    return [path for path in found if path not in lists]
+    others = {path for path in found if is_document(path) and product_name(path, named=False) is None}
+    if others:
+        logger.info("%s: JSON files that are left out, as they are no STAC items: %d", min(others).parent, len(others))
+    return [path for path in found if path not in others]
 
 
 def _below(folder: Path, ours: Callable[[Path], bool]) -> list[Path]:
@@ -250,7 +254,7 @@ def _inputs(folder: Path) -> set[str] | None:
     if manifest is None or manifest.get("format") != FORMAT or "scenes" in manifest:  # which that of a whole run has
         return None
     made_of = manifest.get("input")
-    files = made_of.get("files", ()) if isinstance(made_of, dict) else ()
+    files = [*made_of.get("files", ()), made_of.get("product")] if isinstance(made_of, dict) else ()
     return {Path(file).name for file in files if isinstance(file, str)}
 
 

@@ -34,6 +34,9 @@ def parse_override(text: str, root: type[BaseModel] = Job) -> tuple[tuple[str | 
         raise JobError(f"--set {text}: expected key=value or section.key=value, for example --set tiling.tile=512")
     for depth, key in enumerate(path):
         field = field_at(root, path[: depth + 1])
+        above = field_at(root, path[:depth])
+        if field is None and above is not None and get_origin(above.annotation) is dict:
+            return path, _yaml(text, raw)  # keys that are not ours
         if field is None:
             raise JobError(f"--set {text}: unknown key {dotted(path)}; {nearest(root, path[:depth], str(key))}")
         if isinstance(key, int) and (isinstance(path[depth - 1], int) or not entries(field.annotation)):
@@ -41,8 +44,12 @@ def parse_override(text: str, root: type[BaseModel] = Job) -> tuple[tuple[str | 
     field = field_at(root, path)
     assert field is not None
     annotation = Union[tuple(entries(field.annotation))] if isinstance(path[-1], int) else field.annotation  # noqa: UP007
+    return path, _yaml(text, raw, annotation)
+
+
+def _yaml(text: str, raw: str, annotation: Any = None) -> Any:
     try:
-        return path, _value(raw.strip(), annotation)
+        return parse(raw.strip()) if annotation is None else _value(raw.strip(), annotation)
     except yaml.YAMLError as error:
         problem = str(getattr(error, "problem", None) or error).splitlines()[0]
         raise JobError(f"--set {text}: the value is not YAML ({problem}); put quotes around text") from None

@@ -347,8 +347,6 @@ def _await_worker(client: Any, seconds: int, left: threading.Event | None = None
             if time.monotonic() < until and not (left is not None and left.is_set()):
                 continue
             task.cancel(force=True)
-            raise ClusterError(
-                f"no worker joined {client.scheduler.address} within {seconds} s; start workers, or raise "
-                "cluster.wait_s"
-            ) from None
+            way = "start workers, or raise cluster.wait_s" if left is None else "raise cluster.wait_s if they queue"
+            raise ClusterError(f"no worker joined {client.scheduler.address} within {seconds} s; {way}") from None
     task.add_done_callback(lambda done: done.release())  # kept till then: the worker might be taken away before

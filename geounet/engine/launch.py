@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import signal
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from geounet.config.job import Cluster
 from geounet.engine.settings import SCHEDULER, environment
 from geounet.errors import ClusterError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,22 +48,49 @@ def _count(cluster: Cluster) -> int:
 
 
 def _slurm(library: Any, cluster: Cluster) -> Any:
+    import dask
+
     if shutil.which("sbatch") is None:
         raise ClusterError("cluster.kind: slurm: there is no sbatch here; run on a machine that submits to SLURM")
     options = dict(cluster.options)
+    _refuse(options, "job_cls", "scheduler_cls")
+    _refuse(options.get("scheduler_options") or {}, "preload", "preload_argv")
+    given: Any = None
+    for name in ("job_script_prologue", "env_extra"):  # what it is called, and was
+        given = given or options.pop(name, None) or dask.config.get(f"jobqueue.slurm.{name.replace('_', '-')}", None)
+    given = [given] if isinstance(given, str) else list(given or ())
     ours = [f"export {key}={value}" for key, value in environment().items()]
-    running = library(**options | {"job_script_prologue": [*ours, *options.get("job_script_prologue", ())]})
+    running = library(**options, job_script_prologue=[*ours, *given])
     with _closed_by_errors(running):
         running.scale(jobs=_count(cluster))
-        running.sync(_submitted, running)
+        refused = running.sync(_submitted, running)
+        if len(refused) == _count(cluster):
+            raise ClusterError(f"cluster.kind: slurm: no job is submitted: {refused[0]}; check cluster.options")
+    if refused:
+        logger.warning("%d of %d jobs are not submitted: %s", len(refused), _count(cluster), refused[0])
     return running
 
 
-async def _submitted(cluster: Any) -> None:
-    """Wait until jobs are submitted; those that were not are submitted once more: scaling tells nobody why."""
+async def _submitted(cluster: Any) -> list[str]:
+    """Wait until jobs are submitted, and return why others are not.
+
+    Those are submitted once more: scaling tells nobody why.
+    """
     await cluster
+    refused = []
     for job in cluster.workers.values():
-        await job
+        try:
+            await job
+        except Exception as error:
+            refused.append(" ".join(str(error).split()))
+    return refused
+
+
+def _refuse(options: Mapping[str, Any], *names: str) -> None:
+    """Refuse options that import what they name: a job file says what to do, and brings no code."""
+    for name in names:
+        if name in options:
+            raise ClusterError(f"cluster.options: {name} imports code by its name, which a job file may not")
 
 
 @contextmanager
@@ -63,21 +98,66 @@ def _closed_by_errors(running: Any) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with suppress(Exception):  # of jobs that never began, which are no news
-            running.close()
+        with suppress(Exception):  # which would hide the first one
+            _close(running)
         raise
 
 
+def _close(running: Any) -> None:
+    from distributed import Status
+
+    for job in getattr(running, "workers", {}).values():
+        if hasattr(job, "job_id"):
+            # dask-jobqueue leaves it as it is, and closing gets stuck where anything still knows such a job.
+            job.status = Status.closing
+    running.close()
+
+
 def _kubernetes(library: Any, cluster: Cluster) -> Any:
-    options = dict(cluster.options)
-    given = options.pop("env", {})
-    ours = environment()
-    env = [*({"name": k, "value": v} for k, v in ours.items()), *given] if isinstance(given, list) else ours | given
+    import dask
+
+    # Its own progress goes to stdout; and a cluster whose run was killed is to go by itself.
+    options = {"quiet": True, "idle_timeout": _IDLE_S} | cluster.options
+    given = options.pop("env", None) or dask.config.get("kubernetes.env", None) or {}
+    named = [{"name": key, "value": value} for key, value in environment().items()]
+    env = [*named, *given] if isinstance(given, list) else environment() | given
+    if "custom_cluster_spec" in options:
+        options["custom_cluster_spec"] = _completed(options["custom_cluster_spec"], cluster, named)
     return library(n_workers=_count(cluster), env=env, **options)
+
+
+_IDLE_S = 1800
+
+
+def _completed(spec: Any, cluster: Cluster, env: list[dict[str, str]]) -> dict[str, Any]:
+    """Return a specification of a cluster with what this run wants: else the library takes it as it stands.
+
+    Its name is made unique: two runs with one name would share a cluster, which ends with the first of them.
+    """
+    found = yaml.safe_load(Path(spec).read_text(encoding="utf-8")) if isinstance(spec, str) else deepcopy(spec)
+    try:
+        workers = found["spec"]["worker"]
+        for container in workers["spec"]["containers"]:
+            own = container.get("env") or []
+            told = {entry["name"] for entry in own}
+            container["env"] = [*(entry for entry in env if entry["name"] not in told), *own]
+        metadata = found["metadata"]
+        metadata["name"] = f"{metadata['name']}-{uuid.uuid4().hex[:8]}"
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ClusterError(f"cluster.options: custom_cluster_spec is no DaskCluster (it lacks {error})") from None
+    workers["replicas"] = _count(cluster)
+    found["spec"].setdefault("idleTimeout", _IDLE_S)
+    return dict(found)
+
+
+_AUTHENTICATION = ("kerberos", "basic", "jupyterhub")
+"""Names that Dask Gateway knows; it imports others."""
 
 
 def _gateway(library: Any, cluster: Cluster) -> Any:
     where = {} if cluster.address is None else {"address": cluster.address}
+    if cluster.options.get("auth") not in (None, *_AUTHENTICATION):
+        _refuse(cluster.options, "auth")
     running = library(**where, **cluster.options)
     with _closed_by_errors(running):
         running.scale(_count(cluster))
@@ -135,5 +215,7 @@ def launched(cluster: Cluster) -> Iterator[Any]:
             raise ClusterError(
                 f"cluster.kind: {cluster.kind}: cannot be started: {words}; check cluster.options"
             ) from error
-        with running:
+        try:
             yield running
+        finally:
+            _close(running)

@@ -16,13 +16,13 @@ from geounet.config.job import Job
 from geounet.engine.ledger import Ledger
 from geounet.engine.plan import Plan, versions
 from geounet.engine.storage import full_disk_named
-from geounet.errors import ClusterError, OutputExistsError
+from geounet.errors import ClusterError, JobError, OutputExistsError
 from geounet.grid.blocks import BlockId
 from geounet.models.bundle import Bundle
 from geounet.predict.decide import add_counts
 from geounet.predict.probe import SHARED
 from geounet.raster.products import acquired
-from geounet.raster.scene import SceneInfo
+from geounet.raster.scene import SceneInfo, SceneSpec
 from geounet.types import NODATA
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ FORMAT = "geounet-manifest/1"
 PUBLISH = "publish"
 """What the journal of a scene says before its files get their names."""
 
-_ENDINGS = ("_mask.tif", "_prob.tif", ".gpkg", "_preview.png")
+_ENDINGS = ("_mask.tif", "_prob.tif", ".gpkg", "_preview.png", ".json")
 """What users would miss most."""
 
 Counts = list[dict[str, int]]
@@ -89,6 +89,24 @@ def finished_output(
         f"{folder}: holds finished output of another job, model, input or software{f' ({told})' if told else ''}; set "
         "outputs.overwrite: true (--overwrite) to replace it, or choose another output folder"
     )
+
+
+def check_apart(folder: Path, spec: SceneSpec) -> None:
+    """Check that a scene's results would not replace what they are made of.
+
+    Raises
+    ------
+    JobError
+        If they would: a STAC item lies in a folder of its own name, and that is in the output folder.
+    """
+    made = {f"{spec.name}{ending}" for ending in _ENDINGS}
+    for file in (*spec.files, spec.product):
+        if file is None or (name := Path(file).name) not in made:
+            continue
+        if os.path.realpath(file) == os.path.realpath(folder / name):
+            raise JobError(
+                f"{file}: is the scene itself, and its results would replace it; choose another output folder"
+            )
 
 
 def check_unclaimed(folder: Path, name: str, ledger: Ledger) -> None:

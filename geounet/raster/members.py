@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from geounet.errors import SceneError
 from geounet.raster.products import Asset, Product
+from geounet.raster.source import open_source
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ def choose_members(product: Product, wanted: Sequence[int | str], data_type: str
 
     A band answers to its own name, its common one, `key:name`, and the key of an asset that holds no other. Of several
     that do, those count that are here; then those of the wanted data type; those whose asset has that key; an asset
-    that holds all that is wanted; that with the fewest bands. What is the same band by its name is the same band.
+    that holds all that is wanted; that with the fewest bands. What is the same band by its name is the same band. A
+    product of one file of which it says no bands is that file, with what that says itself.
 
     Parameters
     ----------
@@ -49,21 +51,22 @@ def choose_members(product: Product, wanted: Sequence[int | str], data_type: str
         raise SceneError(f"{product.path}: none of its files is on this machine ({first}, …); copy them first")
     names = [name for name in wanted if isinstance(name, str)]
     if len(names) < len(wanted):
-        if len(here) > 1:
+        if len(product.assets) > 1:
             raise SceneError(
-                f"{product.path}: bands by number, but its bands lie in {len(here)} files; name them: {_listing(here)}"
+                f"{product.path}: bands by number, but its bands lie in {len(product.assets)} files; name them: "
+                f"{_listing(here)}"
             )
         return _plain(here[0], wanted)
     offers = {name: _offers(here, name, data_type) for name in names}
     lacking = [name for name in names if not offers[name]]
-    if lacking and len(here) == 1:
+    if len(lacking) == len(names) and len(product.assets) == 1 and not any(band.common for band in here[0].bands):
         return _plain(here[0], wanted if chosen else None)  # the file may have names of its own
     if lacking:
         away = [asset.key for asset in product.assets if not asset.here]
         hint = f"; not on this machine: {', '.join(away)}" if away else ""
         raise SceneError(
             f"{product.path}: no band is named {', '.join(lacking)}; its bands are {_listing(here)}{hint}"
-            f"; choose with `bands`, for example --set bands={_example(here, len(names))}"
+            f"; {_example(here, len(names))}"
         )
     return _members(names, [_one(product, name, offers) for name in names])
 
@@ -75,18 +78,29 @@ Offer = tuple[Asset, int]
 def _plain(asset: Asset, bands: Sequence[int | str] | None) -> Members:
     fills = {band.nodata for band in asset.bands}
     fill = fills.pop() if len(fills) == 1 else None
+    fill = None if fill is not None and math.isnan(fill) else fill  # files say NaN for themselves
     return Members((asset.place,), None if bands is None else tuple(bands), (), None if fill is None else (fill,))
 
 
 def _offers(assets: Sequence[Asset], name: str, data_type: str) -> list[Offer]:
     found = [(asset, band) for asset in assets for band in range(len(asset.bands)) if name.lower() in asset.names(band)]
-    if data_type == "any":
+    if data_type == "any" or len(found) < 2:
         return found
-    kinds = [asset.bands[band].data_type for asset, band in found]
-    for kept in ((data_type,), (data_type, None)):
-        if any(kind in kept for kind in kinds):
-            return [offer for offer, kind in zip(found, kinds, strict=True) if kind in kept]
+    kinds = [asset.bands[band].data_type or _stored(asset.place) for asset, band in found]
+    # Pictures are of 8 bits, and no measurements.
+    for fits in (lambda kind: kind == data_type, lambda kind: kind is None, lambda kind: kind != "uint8"):
+        if any(map(fits, kinds)):
+            return [offer for offer, kind in zip(found, kinds, strict=True) if fits(kind)]
     return found
+
+
+def _stored(place: str) -> str | None:
+    """Return the data type of a file; none where it cannot be read, which is told by who opens it as a scene."""
+    try:
+        with open_source(place) as raster:
+            return str(raster.dtypes[0])
+    except SceneError:
+        return None
 
 
 def _one(product: Product, name: str, offers: Mapping[str, list[Offer]]) -> Offer:
@@ -111,21 +125,18 @@ def _members(names: Sequence[str], offers: Sequence[Offer]) -> Members:
     for asset, _ in offers:
         if not any(asset is known for known in assets):
             assets.append(asset)
+    # A band may be wanted twice, by two names: it has the first.
+    first = {(asset.key, band): name for name, (asset, band) in reversed(list(zip(names, offers, strict=True)))}
     labels = tuple(
-        tuple(
-            next(
-                (name for name, offer in zip(names, offers, strict=True) if offer == (asset, band)),
-                f"{asset.key}:{about.name}",
-            )
-            for band, about in enumerate(asset.bands)
-        )
+        tuple(first.get((asset.key, band), f"{asset.key}:{about.name}") for band, about in enumerate(asset.bands))
         for asset in assets
     )
+    bands = tuple(first[asset.key, band] for asset, band in offers)
     fills = [asset.bands[band].nodata for asset, band in offers]
     nodata = tuple(fill for fill in fills if fill is not None)
     # Files say NaN for themselves.
     declared = len(nodata) == len(fills) and not any(math.isnan(fill) for fill in nodata)
-    return Members(tuple(asset.place for asset in assets), tuple(names), labels, nodata if declared else None)
+    return Members(tuple(asset.place for asset in assets), bands, labels, nodata if declared else None)
 
 
 def _listing(assets: Sequence[Asset]) -> str:
@@ -138,5 +149,10 @@ def _listing(assets: Sequence[Asset]) -> str:
 
 
 def _example(assets: Sequence[Asset], count: int) -> str:
-    keys = [asset.key for asset in assets if len(asset.bands) == 1] or [f"{assets[0].key}:{assets[0].bands[0].name}"]
-    return ",".join((keys * count)[:count])
+    """Return what to do, in words."""
+    if any(not band.said for asset in assets if len(asset.bands) == 1 for band in asset.bands):
+        # Such an asset may have any number of bands.
+        return "choose with `bands` among them, or name a file itself as the scene"
+    keys = [asset.key for asset in assets if len(asset.bands) == 1]
+    keys = keys or [f"{asset.key}:{band.name}" for asset in assets for band in asset.bands]
+    return f"choose with `bands`, for example --set bands={','.join((keys * count)[:count])}"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
@@ -41,12 +42,15 @@ class ProductBand:
         As STAC calls it, such as `uint16`.
     nodata : float or None
         Stored value of no data.
+    said : bool
+        Whether the product says which band it is; otherwise the name is made up.
     """
 
     name: str
     common: str = ""
     data_type: str | None = None
     nodata: float | None = None
+    said: bool = True
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Asset:
     @property
     def here(self) -> bool:
         """Whether it is a file that is there."""
-        return not is_remote(self.place) and Path(self.place).is_file()
+        return not is_remote(self.place) and os.path.isfile(self.place)  # noqa: PTH113 - False where one may not look
 
     def names(self, band: int) -> set[str]:
         """Return what a band (from 0) answers to, in lower case."""
@@ -95,7 +99,7 @@ def product_name(path: Path, *, named: bool = True) -> str | None:
     JobError
         If it is named, and lists items.
     """
-    if path.suffix.lower() == SAFE and path.is_dir():
+    if path.suffix.lower() == SAFE and os.path.isdir(path):  # noqa: PTH112 - False where one may not look
         return path.stem
     if path.suffix.lower() not in _ITEM_ENDINGS:
         return None
@@ -103,20 +107,22 @@ def product_name(path: Path, *, named: bool = True) -> str | None:
     if data is None:
         return None
     if data.get("type") == "Feature" and "stac_version" in data:
-        name = re.sub(r"[/\\]", "_", str(data.get("id", "")))
-        return path.stem if name.strip(". ") == "" else name
+        name = _NO_NAME.sub("_", str(data.get("id", ""))).strip(". ")[:_LONGEST]
+        return name or path.stem
     kind = data.get("type")
     if named and (kind == "FeatureCollection" or (kind in ("Catalog", "Collection") and "stac_version" in data)):
         raise JobError(f"{path}: a {kind}, no single STAC item; name its items, a file each, for example '*/*.json'")
     return None
 
 
-def is_list(path: Path) -> bool:
-    """Whether a file lists STAC items, or describes what they have in common."""
-    if path.suffix.lower() not in _ITEM_ENDINGS:
-        return False
-    data = _json(path)
-    return data is not None and data.get("type") in ("Catalog", "Collection") and "stac_version" in data
+_NO_NAME = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
+_LONGEST = 150
+"""Letters of a name: with what is added to it, file systems take 255 bytes."""
+
+
+def is_document(path: Path) -> bool:
+    """Whether a file is JSON by its ending; those that are no items hold no scene."""
+    return path.suffix.lower() in _ITEM_ENDINGS
 
 
 def _json(path: Path) -> dict[str, Any] | None:
@@ -149,13 +155,14 @@ def local_files(path: Path) -> list[Path]:
 def acquired(path: Path) -> dict[str, Any]:
     """Return when and by what the imagery of a product was taken, as properties of a STAC item; what it says of it."""
     if path.suffix.lower() == SAFE:
-        match = _SENSING.search(path.stem)
+        match = _SENSED.search(path.stem) or _SENSING.search(path.stem)
         return {} if match is None else {"datetime": "{}-{}-{}T{}:{}:{}Z".format(*match.groups())}
     properties = (_json(path) or {}).get("properties")
     return {key: properties[key] for key in _ACQUIRED if key in properties} if isinstance(properties, dict) else {}
 
 
 _ACQUIRED = ("datetime", "start_datetime", "end_datetime", "platform", "instruments", "constellation", "mission")
+_SENSED = re.compile(r"_V(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)(?:_|$)")  # names before December 2016
 _SENSING = re.compile(r"_(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)(?:_|$)")
 
 
@@ -170,11 +177,11 @@ def _item(path: Path) -> Product:
         raise SceneError(f"{path}: cannot be read as JSON; expected a STAC item")
     name = product_name(path) or path.stem
     try:
-        item = pystac.Item.from_dict(data, href=path.absolute().as_posix(), migrate=True)
+        item = pystac.Item.from_dict(data, migrate=True)
         rasters = [(key, asset) for key, asset in item.assets.items() if _is_raster(asset)]
         imagery = [(key, asset) for key, asset in rasters if not _aside(key, asset)] or rasters
-        assets = tuple(Asset(key, _place(asset), tuple(_bands(key, asset))) for key, asset in imagery)
-    except (pystac.STACError, KeyError, TypeError, ValueError, AttributeError) as error:
+        assets = tuple(Asset(key, _place(path, asset), tuple(_bands(key, asset))) for key, asset in imagery)
+    except Exception as error:  # of its migrations from older versions any
         raise SceneError(f"{path}: not a valid STAC item: {type(error).__name__}: {error}") from None
     if not assets:
         raise SceneError(f"{path}: none of its assets is a raster (by media type or ending)")
@@ -182,9 +189,8 @@ def _item(path: Path) -> Product:
 
 
 def _is_raster(asset: Any) -> bool:
-    if asset.media_type:
-        return str(asset.media_type).lower().startswith(_RASTER_TYPES)
-    return Path(urlsplit(asset.href).path).suffix.lower() in _RASTER_ENDINGS
+    typed = str(asset.media_type or "").lower().startswith(_RASTER_TYPES)
+    return typed or PurePosixPath(urlsplit(asset.href).path).suffix.lower() in _RASTER_ENDINGS
 
 
 def _aside(key: str, asset: Any) -> bool:
@@ -192,12 +198,17 @@ def _aside(key: str, asset: Any) -> bool:
     return bool(roles & _ASIDE) and "data" not in roles if roles else key.lower() in _ASIDE
 
 
-def _place(asset: Any) -> str:
-    href = str(asset.get_absolute_href())
+def _place(item: Path, asset: Any) -> str:
+    """Return where an asset lies: a URL only where no file of its name lies beside the item."""
+    href = str(asset.href)
     if href.startswith("file://"):
         return url2pathname(urlsplit(href).path)
+    if is_remote(href):
+        beside = item.absolute().parent / unquote(PurePosixPath(urlsplit(href).path).name)
+        return str(beside) if os.path.isfile(beside) else href  # noqa: PTH113 - False where one may not look
     # References are quoted as URLs are; many items hold plain paths all the same.
-    return href if is_remote(href) or Path(href).exists() else unquote(href)
+    plain, quoted = (os.path.normpath(item.absolute().parent / text) for text in (href, unquote(href)))
+    return plain if os.path.exists(plain) else quoted  # noqa: PTH110 - as above
 
 
 def _bands(key: str, asset: Any) -> Iterator[ProductBand]:
@@ -213,6 +224,7 @@ def _bands(key: str, asset: Any) -> Iterator[ProductBand]:
             str(about.get("eo:common_name") or about.get("common_name") or ""),
             about.get("data_type"),
             _number(about.get("nodata")),
+            said=bool(band.get("name") or about.get("eo:common_name") or about.get("common_name")),
         )
 
 
@@ -238,7 +250,7 @@ _BAND_FILE = re.compile(r"_(B\d\d|B8A|TCI)(?:_(\d\d)m)?\.jp2$", re.IGNORECASE)
 
 def _safe(path: Path) -> Product:
     """Return a folder's bands, each at its finest resolution, and its picture in natural colours."""
-    granules = sorted(folder for folder in path.glob("GRANULE/*") if folder.is_dir())
+    granules = sorted(folder for folder in path.glob("GRANULE/*") if os.path.isdir(folder))  # noqa: PTH112 - as above
     if len(granules) > 1:
         raise SceneError(f"{path}: holds {len(granules)} granules, expected one; name their files, a scene each")
     finest: dict[str, tuple[int, Path]] = {}

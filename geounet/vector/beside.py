@@ -20,14 +20,18 @@ from geounet.vector.wanted import SHOWN, matching, title_of
 _OFF_GRID = 1e-2
 """Pixels that grids may be apart."""
 
+_ROUNDING = 1e-4
 
-def with_probability(taken: Ingested, path: Path, dest: Path, progress: Progress | None = None) -> Ingested:
+
+def with_probability(
+    taken: Ingested, raster: Path, path: Path, dest: Path, progress: Progress | None = None
+) -> Ingested:
     """Return a class raster with the probabilities of its classes.
 
     Parameters
     ----------
-    taken
-        The class raster.
+    taken, raster
+        The class raster, and the file that it was.
     path
         A raster on its grid, with a band for each class that has probabilities, described as `name` or `p(name)`.
         Values are 0 to 1, scale and offset of the bands applied.
@@ -44,23 +48,24 @@ def with_probability(taken: Ingested, path: Path, dest: Path, progress: Progress
         If it cannot be read, is on another grid, or holds other values.
     """
     with opened(str(path)) as dataset, opened(taken.mask) as mask:
-        _check_grid(path, dataset, mask)
+        _check_grid(path, dataset, raster, mask)
         channels = _channels(path, dataset, taken)
         stored = path if _as_ours(dataset) else _copied(path, dataset, dest, progress)
     return replace(taken, probability=str(stored), channels=channels)
 
 
-def _check_grid(path: Path, dataset: Any, mask: Any) -> None:
+def _check_grid(path: Path, dataset: Any, raster: Path, mask: Any) -> None:
     if dataset.shape != mask.shape:
         raise VectorError(
-            f"{path}: {dataset.width} × {dataset.height} px, but {mask.name} has {mask.width} × {mask.height}; "
+            f"{path}: {dataset.width} × {dataset.height} px, but {raster} has {mask.width} × {mask.height}; "
             "expected the probabilities of its own pixels"
         )
     into = ~mask.transform
     corners = ((0, 0), (dataset.width, 0), (0, dataset.height))
     there = [apply(into, *apply(dataset.transform, x, y)) for x, y in corners]
-    if not np.allclose(there, corners, rtol=0, atol=_OFF_GRID):
-        raise VectorError(f"{path}: its pixels lie elsewhere than those of {mask.name}; expected the same grid")
+    apart = dataset.crs and mask.crs and dataset.crs != mask.crs
+    if apart or not np.allclose(there, corners, rtol=0, atol=_OFF_GRID):
+        raise VectorError(f"{path}: its pixels lie elsewhere than those of {raster}; expected the same grid")
 
 
 def _channels(path: Path, dataset: Any, taken: Ingested) -> dict[int, int]:
@@ -93,7 +98,7 @@ def _copied(path: Path, dataset: Any, dest: Path, progress: Progress | None) -> 
         open_quietly(
             temporary, "w", driver="GTiff", width=dataset.width, height=dataset.height, count=dataset.count,
             dtype="uint8", nodata=NODATA, crs=dataset.crs, transform=dataset.transform, compress="deflate",
-            bigtiff="if_safer",
+            bigtiff="if_safer", interleave="band", tiled=True, blockxsize=512, blockysize=512,
         ) as raster,
     ):  # fmt: skip
         for band in dataset.indexes:
@@ -102,11 +107,12 @@ def _copied(path: Path, dataset: Any, dest: Path, progress: Progress | None) -> 
                 stored = dataset.read(band, window=window)
                 valid = valid_in(dataset, band, window, stored)
                 values = np.where(valid, stored.astype(np.float64) * scale + offset, 0)
-                if values.min(initial=0) < 0 or values.max(initial=0) > 1:
+                # Sums that should be 1 may be a little more.
+                if values.min(initial=0) < -_ROUNDING or values.max(initial=0) > 1 + _ROUNDING:
                     raise VectorError(
                         f"{path}: band {band} holds values from {values.min():g} to {values.max():g}, with its scale; "
                         "expected probabilities, 0 to 1"
                     )
-                steps = np.where(valid, np.floor(values * PROBABILITY_STEPS + 0.5), NODATA)
+                steps = np.where(valid, np.floor(np.clip(values, 0, 1) * PROBABILITY_STEPS + 0.5), NODATA)
                 raster.write(steps.astype(np.uint8), band, window=window)
     return dest

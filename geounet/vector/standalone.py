@@ -161,8 +161,8 @@ def _taken(order: Order, work: Path, progress: Progress | None) -> tuple[list[In
         taken = ingest_several(order.rasters, work, bands=_bands(order), wanted=_numbers(order), progress=progress)
         if order.probabilities:
             taken = [
-                with_probability(one, path, work / f"probability_{index}.tif", progress)
-                for index, (one, path) in enumerate(zip(taken, order.probabilities, strict=True))
+                with_probability(one, raster, path, work / f"probability_{index}.tif", progress)
+                for index, (one, raster, path) in enumerate(zip(taken, order.rasters, order.probabilities, strict=True))
             ]
             if any(one.channels != taken[0].channels for one in taken):
                 raise VectorError(f"{order.probabilities[0]}: its bands are of other classes than those of the others")

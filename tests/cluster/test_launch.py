@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import signal
 import socket
@@ -132,8 +133,45 @@ def test_its_library_leaves_interrupts_alone() -> None:
 @cannot_start
 def test_what_slurm_says_is_told(tmp_path: Path, commands: Path) -> None:
     command(commands / "sbatch", REFUSING)
-    with pytest.raises(ClusterError, match=r"cluster\.kind: slurm: cannot be started: .*invalid partition specified"):
+    with pytest.raises(ClusterError, match=r"cluster\.kind: slurm: no job is submitted: .*invalid partition specified"):
         geounet.run(job_of(tmp_path, slurm(tmp_path), "out"))
+
+
+def test_some_jobs_are_enough(tmp_path: Path, commands: Path, caplog: pytest.LogCaptureFixture) -> None:
+    text = SBATCH.format(folder=commands).replace('cp "$1"', f'mkdir {commands}/once || exit 1\ncp "$1"')
+    command(commands / "sbatch", text)
+    with launched(Cluster.model_validate(slurm(tmp_path) | {"workers": 3})) as running:
+        assert len(running.workers) == 3
+    assert "2 of 3 jobs are not submitted" in caplog.text
+
+
+def test_prologues_of_sites_are_kept(tmp_path: Path, commands: Path) -> None:
+    for options, site, expected in (
+        ({}, {"job-script-prologue": ["module load site"]}, "module load site"),
+        ({"job_script_prologue": "module load job"}, {"job-script-prologue": ["module load site"]}, "module load job"),
+        ({"env_extra": ["module load old"]}, {}, "module load old"),
+    ):
+        with (
+            dask.config.set({f"jobqueue.slurm.{key}": value for key, value in site.items()}),
+            launched(Cluster.model_validate(slurm(tmp_path, **options))),
+        ):
+            script = (commands / "script").read_text().splitlines()
+        assert expected in script
+        assert script.index(expected) > script.index("export MALLOC_ARENA_MAX=1")
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "name"),
+    [
+        ("slurm", {"job_cls": "os.system"}, "job_cls"),
+        ("slurm", {"scheduler_options": {"preload": ["evil"]}}, "preload"),
+        ("gateway", {"auth": "evil.Auth"}, "auth"),
+    ],
+)
+def test_a_job_file_brings_no_code(commands: Path, kind: str, options: dict[str, Any], name: str) -> None:
+    cluster = Cluster.model_validate({"kind": kind, "options": options})
+    with pytest.raises(ClusterError, match=f"{name} imports code by its name"), launched(cluster):
+        pass
 
 
 @cannot_start
@@ -238,8 +276,10 @@ class KubeCluster(LocalCluster):
         env: list[dict[str, str]] | dict[str, str] | None = None,
         worker_command: list[str] | None = None,
         shutdown_on_close: bool | None = None,
+        idle_timeout: int | None = None,
+        quiet: bool = False,
     ) -> None:
-        self.asked = {"image": image, "n_workers": n_workers, "env": env}
+        self.asked = {"image": image, "n_workers": n_workers, "env": env, "quiet": quiet, "idle_timeout": idle_timeout}
         LAUNCHED.append(self)
         super().__init__(n_workers=n_workers, processes=False, dashboard_address=None)
 
@@ -258,9 +298,41 @@ def test_what_kubernetes_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked["env"]["MALLOC_ARENA_MAX"] == "2"
     assert asked["env"]["DASK_DISTRIBUTED__WORKER__MEMORY__TERMINATE"] == "0.95"
     assert asked["env"]["A"] == "b"
-    assert launch._kubernetes(lambda **given: given["env"], Cluster(kind="kubernetes", options={
-        "env": [{"name": "A", "value": "b"}]}))[-2:] == [
-            {"name": "MALLOC_ARENA_MAX", "value": "1"}, {"name": "A", "value": "b"}]  # fmt: skip
+    assert (asked["quiet"], asked["idle_timeout"]) == (True, 1800)
+
+
+def test_lists_of_variables_and_those_of_the_site() -> None:
+    def env(**options: Any) -> Any:
+        return launch._kubernetes(lambda **given: given["env"], Cluster(kind="kubernetes", options=options))
+
+    own = {"name": "A", "value": "b"}
+    assert env(env=[own])[-2:] == [{"name": "MALLOC_ARENA_MAX", "value": "1"}, own]
+    with dask.config.set({"kubernetes.env": {"SITE": "x"}}):
+        assert env()["SITE"] == "x"
+
+
+def test_a_specification_is_completed(tmp_path: Path) -> None:
+    container = {"name": "worker", "image": "i", "env": [{"name": "MALLOC_ARENA_MAX", "value": "4"}]}
+    spec = {"kind": "DaskCluster", "metadata": {"name": "town"},
+            "spec": {"worker": {"replicas": 1, "spec": {"containers": [container]}}, "scheduler": {}}}  # fmt: skip
+    (tmp_path / "spec.yaml").write_text(json.dumps(spec))
+    names = []
+    for given in (spec, str(tmp_path / "spec.yaml")):
+        cluster = Cluster(kind="kubernetes", workers=5, options={"custom_cluster_spec": given})
+        made = launch._kubernetes(lambda **options: options["custom_cluster_spec"], cluster)
+        worker = made["spec"]["worker"]
+        assert worker["replicas"] == 5
+        told = {entry["name"]: entry["value"] for entry in worker["spec"]["containers"][0]["env"]}
+        assert told["MALLOC_ARENA_MAX"] == "4"
+        assert told["DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE"] == "False"
+        assert made["spec"]["idleTimeout"] == 1800
+        names.append(made["metadata"]["name"])
+    assert names[0] != names[1]
+    assert all(name.startswith("town-") for name in names)
+    assert container["env"] == [{"name": "MALLOC_ARENA_MAX", "value": "4"}], "the job's own is as it was"
+    cluster = Cluster(kind="kubernetes", options={"custom_cluster_spec": {"kind": "Pod"}})
+    with pytest.raises(ClusterError, match="custom_cluster_spec is no DaskCluster"):
+        launch._kubernetes(dict, cluster)
 
 
 @pytest.mark.parametrize("kind", sorted(launch.LAUNCHERS))

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from geounet.batch.run import scene_runs
+from geounet.batch.attempts import Attempts
+from geounet.batch.run import _earlier, scene_runs
 from geounet.batch.scenes import find_scenes
 from geounet.config.job import Job
 from geounet.engine.scene import SceneRun
-from geounet.errors import JobError, SceneError
+from geounet.errors import JobError, OutputExistsError, SceneError
 from geounet.raster.members import choose_members
 from geounet.raster.products import Asset, Product, ProductBand, acquired, product_name, read_product
 from geounet.raster.scene import open_scene
@@ -151,12 +152,12 @@ def test_an_item_with_one_file_is_that_file(tmp_path: Path) -> None:
 
 def test_files_that_are_not_here_do_not_count(tmp_path: Path) -> None:
     assets = singles(tmp_path / "data")
-    there = {key: {**asset, "href": f"https://x.y/{key}.tif"} for key, asset in assets.items()}
+    there = {key: {**asset, "href": f"https://x.y/gone_{key}.tif"} for key, asset in assets.items()}
     mirrored = {**{f"{key}-cog": asset for key, asset in there.items()}, **assets}
     (run,) = runs(tmp_path, [str(item(tmp_path / "data" / "i.json", mirrored))])
     assert [Path(file).name for file in run.spec.files] == ["B04.tif", "B03.tif", "B02.tif"]
     (away,) = runs(tmp_path, [str(item(tmp_path / "data" / "j.json", there, name="j"))])
-    with pytest.raises(SceneError, match=r"j\.json: none of its files is on this machine \(https://x\.y/B08\.tif"):
+    with pytest.raises(SceneError, match=r"j\.json: none of its files is on this machine \(https://x\.y/gone_B08\.tif"):
         away.describe()
     lacking = {key: asset for key, asset in assets.items() if key != "B03"} | {"B03": there["B03"]}
     (part,) = runs(tmp_path, [str(item(tmp_path / "data" / "k.json", lacking, name="k"))])
@@ -167,8 +168,102 @@ def test_files_that_are_not_here_do_not_count(tmp_path: Path) -> None:
     ):
         part.describe()
     (numbered,) = runs(tmp_path, [str(tmp_path / "data" / "i.json")], bands=[1, 2, 3])
-    with pytest.raises(SceneError, match=r"bands by number, but its bands lie in 4 files; name them: B08 \(nir\), B02"):
+    with pytest.raises(SceneError, match=r"bands by number, but its bands lie in 8 files; name them: B08 \(nir\), B02"):
         numbered.describe()
+    one = {"B08": assets["B08"], "B04": {**assets["B04"], "href": "s3://bucket/there/B4.tif"}}
+    (wrong,) = runs(tmp_path, [str(item(tmp_path / "data" / "l.json", one, name="l"))], bands=["red", "red", "red"])
+    with pytest.raises(SceneError, match=r"no band is named red, red, red; its bands are B08 \(nir\); not on this"):
+        wrong.describe()
+    write(tmp_path / "data" / "B4.tif", noise(1, 96, 96, seed=0))  # as where it was downloaded to
+    (found,) = runs(tmp_path, [str(tmp_path / "data" / "l.json")], bands=["red", "B08", "B04"])
+    assert [Path(file).name for file in found.spec.files] == ["B4.tif", "B08.tif"]
+    assert found.describe()[1].band_names == ("red", "B08", "red")
+
+
+def test_what_an_item_says_of_its_only_file_is_not_dropped(tmp_path: Path) -> None:
+    write(tmp_path / "a.tif", noise(3, 96, 96))
+    names = ("nir", "red", "green")
+    asset = {"href": "a.tif", "type": COG, "eo:bands": [{"name": n, "common_name": n} for n in names]}
+    (run,) = runs(tmp_path, [str(item(tmp_path / "i.json", {"data": asset}))])
+    with pytest.raises(
+        SceneError, match=r"no band is named blue; its bands are data:nir, data:red, data:green; choose"
+    ):
+        run.describe()
+
+
+def test_a_catalog_is_not_overwritten_by_its_results(tmp_path: Path) -> None:
+    folder = tmp_path / "out" / "S2_x"
+    path = item(folder / "S2_x.json", singles(folder))
+    before = path.read_bytes()
+    with pytest.raises(JobError, match=r"S2_x\.json: is the scene itself, and its results would replace it"):
+        runs(tmp_path, [str(path)])
+    assert path.read_bytes() == before
+    other = item(tmp_path / "out" / "elsewhere" / "elsewhere.json", singles(folder), name="elsewhere")
+    picture = write(tmp_path / "elsewhere.tif", noise(3, 96, 96))
+    (beside,) = runs(tmp_path, [str(picture)])
+    with pytest.raises(OutputExistsError, match=r"elsewhere\.json: is there, and no manifest\.json beside it says"):
+        beside.finished()
+    assert other.exists()
+
+
+@pytest.mark.parametrize("href", ["data:image/tiff;base64," + "A" * 400, "x" * 300 + ".tif"])
+def test_hrefs_that_are_no_paths(tmp_path: Path, href: str) -> None:
+    path = item(tmp_path / "i.json", {"a": {"href": href, "type": COG}})
+    good = write(tmp_path / "good.tif", noise(3, 96, 96))
+    first, second = runs(tmp_path, [str(path), str(good)])
+    with pytest.raises(SceneError, match=r"i\.json: none of its files is on this machine"):
+        first.describe()
+    second.describe()
+
+
+def test_an_item_of_an_old_version_that_is_damaged(tmp_path: Path) -> None:
+    asset = {"href": "a.tif", "eo:bands": [3]}
+    path = item(tmp_path / "i.json", {"a": asset}, stac_version="0.8.1", stac_extensions=["eo"])
+    data = json.loads(path.read_text())
+    data["properties"]["eo:bands"] = [{"name": "B1"}]
+    path.write_text(json.dumps(data))
+    (run,) = runs(tmp_path, [str(path)])
+    with pytest.raises(SceneError, match=r"i\.json: not a valid STAC item: "):
+        run.describe()
+
+
+def test_paths_that_look_like_urls(tmp_path: Path) -> None:
+    folder = tmp_path / "a#b?c%20d"
+    path = item(folder / "i.json", singles(folder))
+    (run,) = runs(tmp_path, [str(path)])
+    assert {str(Path(file).parent) for file in run.spec.files} == {str(folder)}
+    assert pixels(run).shape == (3, 96, 96)
+
+
+def test_a_corrected_item_is_tried_again(tmp_path: Path) -> None:
+    assets = singles(tmp_path / "data")
+    write(tmp_path / "data" / "B03.tif", noise(2, 96, 96))
+    path = item(tmp_path / "data" / "i.json", assets)
+    attempts = Attempts(tmp_path, 1)
+    (run,) = runs(tmp_path, [str(path)])
+    attempts.ended(run, "wrong")
+    assert attempts.given_up(run)
+    assets["B03"]["eo:bands"].append({"name": "mask"})
+    item(path, assets)
+    (run,) = runs(tmp_path, [str(path)])
+    assert Attempts(tmp_path, 1).given_up(run) is None
+    run.describe()
+
+
+def test_a_scene_that_waits_for_a_band_is_still_known(tmp_path: Path) -> None:
+    path = item(tmp_path / "data" / "i.json", singles(tmp_path / "data"))
+    (run,) = runs(tmp_path, [str(path)], vector="none", predict={"device": "cpu"})
+    run.run()
+    (tmp_path / "data" / "B03.tif").unlink()
+    (again,) = runs(tmp_path, [str(path)], vector="none", predict={"device": "cpu"})
+    assert again.spec.fault is not None
+    assert _earlier(again) is not None
+
+
+def test_items_do_not_go_among_files(tmp_path: Path) -> None:
+    path = item(tmp_path / "data" / "i.json", singles(tmp_path / "data"))
+    with pytest.raises(JobError, match=r"i\.json: is a scene of several files; name it by itself"):
+        runs(tmp_path, [{"name": "x", "files": [str(path), "b.tif"]}])
 
 
 def test_a_file_with_other_bands_than_its_item_says(tmp_path: Path) -> None:
@@ -198,6 +293,7 @@ def test_patterns_find_items_and_leave_out_their_lists(tmp_path: Path) -> None:
     assets = singles(tmp_path / "data")
     item(tmp_path / "data" / "a.json", assets, name="a")
     item(tmp_path / "data" / "b.json", assets, name="b/c")
+    (tmp_path / "data" / "other.json").write_text('{"a": 1}')
     lists = {"type": "Collection", "stac_version": "1.0.0", "id": "all"}
     (tmp_path / "data" / "collection.json").write_text(json.dumps(lists))
     assert [run.spec.name for run in runs(tmp_path, [str(tmp_path / "data" / "*.json")])] == ["a", "b_c"]
@@ -231,6 +327,20 @@ def test_the_data_type_decides(tmp_path: Path) -> None:
     assert chosen(of, *colours, data_type="uint16") == ["red", "green", "blue"]
     assert chosen(of, *colours, data_type="uint8") == ["visual"]
     assert chosen(of, *colours, data_type="float32") == ["other"]
+
+
+def test_files_say_their_type_where_the_product_does_not(tmp_path: Path) -> None:
+    names = ("red", "green", "blue")
+    for key in names:
+        write(tmp_path / f"B_{key}.tif", noise(1, 9, 9, dtype="uint16"))
+    write(tmp_path / "visual.tif", noise(3, 9, 9))
+    of = Product(tmp_path / "p", "p", (
+        *(Asset(f"B_{name}", str(tmp_path / f"B_{name}.tif"), (band(f"B_{name}", name),)) for name in names),
+        Asset("visual", str(tmp_path / "visual.tif"), tuple(band(f"v_{name}", name) for name in names)),
+    ))  # fmt: skip
+    assert chosen(of, *names, data_type="uint8") == ["visual.tif"]
+    for data_type in ("uint16", "float32"):
+        assert chosen(of, *names, data_type=data_type) == ["B_red.tif", "B_green.tif", "B_blue.tif"]
 
 
 def test_what_may_be_two_bands_is_asked(tmp_path: Path) -> None:
@@ -269,6 +379,8 @@ def test_folders_of_sentinel2(tmp_path: Path, level: str) -> None:
     of = read_product(path)
     assert [asset.key for asset in of.assets] == ["B01", "B02", "B03", "B04", "B11", "TCI"]
     assert acquired(path) == {"datetime": "2024-05-06T10:20:30Z"}
+    old = "S2A_OPER_PRD_MSIL1C_PDMC_20160101T123456_R065_V20151231T102030_20151231T102030.SAFE"
+    assert acquired(Path(old)) == {"datetime": "2015-12-31T10:20:30Z"}
     for scenes in (path, path.parent, path.parent / "*.SAFE", path.parent / "**" / "*"):
         (run,) = runs(tmp_path, [str(scenes)])  # a model of uint8
         assert run.spec.name == path.stem

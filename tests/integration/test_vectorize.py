@@ -667,7 +667,7 @@ def test_probabilities_of_another_form(tmp_path: Path) -> None:
     mask, probability = results(tmp_path)
     with rasterio.open(probability) as dataset:
         stored, names, transform = dataset.read(), dataset.descriptions, dataset.transform
-    floats = np.where(stored == NODATA, np.nan, stored / 254).astype(np.float32)
+    floats = np.where(stored == NODATA, np.nan, stored / 254 * (1 + 1e-6)).astype(np.float32)
     order = [2, 0, 3, 1]  # bands go by their names
     other = write(tmp_path / "other.tif", floats[order], transform=transform, nodata=np.nan,
                   descriptions=tuple(names[i] for i in order))  # fmt: skip
@@ -703,6 +703,8 @@ def test_probabilities_that_do_not_fit(mask: Path, tmp_path: Path, capsys: pytes
         "other": (write(tmp_path / "other.tif", plain, descriptions=("x", "y"), transform=GRID),
                   "no band is described as one of the classes background, building, road, green, but as x, y", 2),
         "gone": (tmp_path / "gone.tif", "no such file", 1),
+        "crs": (write(tmp_path / "crs.tif", plain, descriptions=names, transform=GRID, crs="EPSG:32610"),
+                f"its pixels lie elsewhere than those of {mask}", 1),
     }  # fmt: skip
     for path, message, code in cases.values():
         assert vectorize(mask, "--probability", path, "--out", tmp_path / "x.gpkg", "--kind", "buildings") == code

@@ -39,14 +39,15 @@ Virtual rasters that warp or filter their sources are read in fixed squares of 5
 otherwise in another window. A changed file anywhere below a virtual raster makes it another scene.
 
 A scene may be a STAC item (`scenes: [items/*.json]`) or a folder of Sentinel-2 (`….SAFE`, which folders are searched
-for, too); the files must be on this machine. Its imagery is every raster asset that is no thumbnail, overview or mask;
-of a folder each band at its finest resolution, and `TCI`. A band answers to its own name (`B04`), its common one
-(`red`), and `asset:name`; an asset of one band also to its key. With `bands: auto` the model's bands are looked for by
-these names. Where several fit, files that are there go first, then those of the model's data type, then an asset whose
-key it is, then one that has all the bands, then that with the fewest; if these are still different bands, the scene is
-refused with the choices. Where the item says what value is no data, and the job does not, that counts; in Sentinel-2 it
-is 0. Values are those of the files: what an item says of scale and offset, and Sentinel-2 of its offset of -1000 since
-2022, is not applied. The results' own item carries date and platform on.
+for, too); the files must be on this machine: an asset on a server counts as the file of its name beside the item. Its
+imagery is every raster asset that is no thumbnail, overview or mask; of a folder each band at its finest resolution,
+and `TCI`. A band answers to its own name (`B04`), its common one (`red`), and `asset:name`; an asset of one band also
+to its key. With `bands: auto` the model's bands are looked for by these names. Where several fit, files that are there
+go first, then those of the model's data type, then an asset whose key it is, then one that has all the bands, then that
+with the fewest; if these are still different bands, the scene is refused with the choices. Where the item says what
+value is no data, and the job does not, that counts; in Sentinel-2 it is 0. Values are those of the files: what an item
+says of scale and offset, and Sentinel-2 of its offset of -1000 since 2022, is not applied. The results' own item
+carries date and platform on.
 
 Columns: size, stored type and bands; ground sample distance in metres (`?` without a CRS, `pixels` without any
 georeference); what validity is read from; what is worth knowing.

@@ -190,3 +190,12 @@ def test_null_switches_off_what_has_another_default(tmp_path: Path) -> None:
     file.write_text("classes: [land, building]\ndata: [{scenes: a.tif, labels: [{files: b.tif}]}]\n")
     assert load_train(file).optimiser.clip == 1.0
     assert load_train(file, ["optimiser.clip=null"]).optimiser.clip is None
+
+
+def test_keys_that_are_not_ours() -> None:
+    assert parse_override("cluster.options.queue=fast") == (("cluster", "options", "queue"), "fast")
+    assert parse_override("cluster.options.scheduler_options.port=8786")[1] == 8786
+    job = merge({"cluster": {"options": {"cores": 2}}}, nested(*parse_override("cluster.options.queue=fast")))
+    assert job == {"cluster": {"options": {"cores": 2, "queue": "fast"}}}
+    with pytest.raises(JobError, match=r"unknown key cluster\.optoins"):
+        parse_override("cluster.optoins.queue=fast")

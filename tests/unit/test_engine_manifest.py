@@ -34,7 +34,7 @@ def published(tmp_path: Path, **files: str) -> set[str]:
     staging.mkdir()
     for name in files.values():
         (staging / name).write_text("new")
-    plan: Any = SimpleNamespace(info=SimpleNamespace(name="s", files=()), card=None)
+    plan: Any = SimpleNamespace(info=SimpleNamespace(name="s", files=(), product=None), card=None)
     publish({"key": "new", "state": "done", "files": files}, plan, staging, folder, datetime.now(UTC))
     return {path.name for path in folder.iterdir()}
 
@@ -148,7 +148,7 @@ def test_nothing_is_written_once_older_output_is_touched(
 def test_a_staged_file_that_is_not_seen_here_leaves_older_output(tmp_path: Path) -> None:
     folder = tmp_path / "out" / "s"
     before = whole(folder)
-    plan: Any = SimpleNamespace(info=SimpleNamespace(name="s", files=()), card=None)
+    plan: Any = SimpleNamespace(info=SimpleNamespace(name="s", files=(), product=None), card=None)
     with pytest.raises(ClusterError, match=r"s_mask\.tif: .*not seen here; outputs\.work must be on storage that all"):
         publish({"files": {"mask": "s_mask.tif"}}, plan, tmp_path / "staging", folder, datetime.now(UTC))
     assert {path.name: path.read_text() for path in folder.iterdir()} == before
