@@ -47,7 +47,7 @@ go first, then those of the model's data type, then an asset whose key it is, th
 with the fewest; if these are still different bands, the scene is refused with the choices. Where the item says what
 value is no data, and the job does not, that counts; in Sentinel-2 it is 0. Values are those of the files: what an item
 says of scale and offset, and Sentinel-2 of its offset of -1000 since 2022, is not applied. The results' own item
-carries date and platform on.
+carries date and platform on. Why so: [decision 14](decisions/0014-products.md).
 
 Columns: size, stored type and bands; ground sample distance in metres (`?` without a CRS, `pixels` without any
 georeference); what validity is read from; what is worth knowing.
