@@ -38,7 +38,7 @@ def test_the_card_says_where_it_comes_from(bundle: Bundle) -> None:
     assert "CC0" in whose
     assert "OpenStreetMap contributors, ODbL" in whose
     assert "Her Majesty the Queen in Right of Canada" in whose
-    assert card.training["command"].startswith("geounet train workflows/train_aerial_all.yaml")
+    assert card.training["command"].startswith("geounet train workflows/train_aerial_towns.yaml")
     assert {name.split("/")[0] for name in card.training["scenes"]["train"]} == {
         "dubai_mbrsc",
         "banepa_oam",

@@ -67,3 +67,29 @@ def test_nothing_is_claimed_that_was_not_measured(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="its classes are not those"):
         release(plain.folder, odd.folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_weights_between_two(tmp_path: Path) -> None:
+    training = {"scenes": {"validation": ["a.tif"]}}
+    first = with_card(tmp_path / "first", 1, metrics=SCORES, training=training)
+    final = with_card(tmp_path / "final", 2, metrics={}, training={"steps": 7})
+    out = tmp_path / "out"
+    options = ["--measured", str(first.folder), "--out", str(out), "--share", "0.25"]
+    assert main([str(final.folder), *options]) == 0
+    made = load_bundle(out)
+    one, other, between = (load_file(bundle.weights) for bundle in (first, final, made))
+    for key, value in between.items():
+        if value.is_floating_point():
+            expected = 0.75 * one[key].float() + 0.25 * other[key].float()
+            assert torch.allclose(value.float(), expected, rtol=2e-3, atol=1e-3)  # half precision
+        else:
+            assert torch.equal(value, other[key])
+    assert made.card.training["averaged"] == {"share": 0.25, "with": first.sha256}
+    with pytest.raises(ModelError, match="--share 0: expected a number above 0"):
+        release(final.folder, first.folder, tmp_path / "x", share=0)
+    wider = small_unet(tmp_path / "wider", channels=4)
+    weights = {**load_file(wider.weights), "more": torch.zeros(1)}
+    save_bundle(tmp_path / "wider", first.card, weights, overwrite=True)
+    with pytest.raises(ModelError, match="their networks differ"):
+        release(final.folder, tmp_path / "wider", tmp_path / "x", share=0.5)
+    assert not (tmp_path / "x").exists()
