@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from geounet.batch.attempts import Attempts, settled
@@ -47,17 +48,15 @@ def outlook(job: Job, rounds: Rounds) -> list[dict[str, Any]]:
 
 def _state(scene: SceneRun, job: Job, attempts: Attempts) -> tuple[str, str | None]:
     # What a scene has failed with is remembered with the job that it failed in.
-    scene.job, kept = job, scene.job
-    left = attempts.given_up(scene)
-    scene.job = kept
+    left = attempts.given_up(replace(scene, job=job))
     try:
         if scene.finished(mend=False) is not None:
             return "unchanged", None
-    except JobError as error:
-        if not isinstance(error, OutputExistsError):
-            raise
+    except OutputExistsError as error:
         if left is None:
             return "changed", _changes(scene) or str(error)
+    except JobError:
+        raise
     except Exception as error:
         return ("given up", left) if left is not None else ("refused", str(own_fault(error, scene)))
     if left is not None:

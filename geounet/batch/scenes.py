@@ -48,7 +48,7 @@ def find_scenes(job: Job, *, some: bool = True) -> list[SceneSpec]:
     specs: list[SceneSpec] = []
     seen: set[tuple[Path, ...]] = set()
     names: dict[str, str] = {}
-    for name, files in _expand(job, some=some):
+    for name, files, product in _expand(job, some=some):
         key = tuple(f.resolve() for f in files)
         if key in seen:
             continue
@@ -60,11 +60,11 @@ def find_scenes(job: Job, *, some: bool = True) -> list[SceneSpec]:
                 "rename one, run them into different folders, or name one with {name: …, files: […]}"
             )
         names[name.lower()] = shown
-        specs.append(_spec(job, name, files))
+        specs.append(_spec(job, name, files, product))
     return specs
 
 
-def _spec(job: Job, name: str, files: list[Path]) -> SceneSpec:
+def _spec(job: Job, name: str, files: list[Path], product: Path | None) -> SceneSpec:
     nodata: tuple[float, ...] | None = None
     if job.nodata != "auto":
         nodata = tuple(float(v) for v in job.nodata) if isinstance(job.nodata, list) else (float(job.nodata),)
@@ -75,10 +75,12 @@ def _spec(job: Job, name: str, files: list[Path]) -> SceneSpec:
         nodata=nodata,
         aoi=job.aoi,
         bbox=None if job.bbox is None else (job.bbox[0], job.bbox[1], job.bbox[2], job.bbox[3]),
+        product=None if product is None else str(product.absolute()),
     )
 
 
-def _expand(job: Job, *, some: bool) -> Iterator[tuple[str, list[Path]]]:
+def _expand(job: Job, *, some: bool) -> Iterator[tuple[str, list[Path], Path | None]]:
+    """Yield the name of each scene, its files, and the first of them where it is a product of the others."""
     out = Path(job.outputs.folder).resolve()
     work = out if job.outputs.work == "auto" else Path(job.outputs.work).resolve()
     for entry in job.scenes:
@@ -90,7 +92,7 @@ def _expand(job: Job, *, some: bool) -> Iterator[tuple[str, list[Path]]]:
             products = [file for file in files if product_name(file, named=False) is not None]
             if products:
                 raise JobError(f"{products[0]}: is a scene of several files; name it by itself, not among `files`")
-            yield entry.name, files
+            yield entry.name, files, None
             continue
         path, left = Path(entry), ""
         if product_name(path) is not None:
@@ -118,7 +120,10 @@ def _expand(job: Job, *, some: bool) -> Iterator[tuple[str, list[Path]]]:
                 raise JobError(f"{entry}: matches no file{left}")
         for file in found:
             product = product_name(file, named=False)
-            yield (file.stem, [file]) if product is None else (product, [file, *local_files(file)])
+            if product is None:
+                yield file.stem, [file], None
+            else:
+                yield product, [file, *local_files(file)], file
 
 
 def _is_folder(path: Path) -> bool:

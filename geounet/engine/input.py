@@ -11,25 +11,25 @@ from geounet.config.job import Job
 from geounet.engine.plan import Plan, check_bands, check_data_type, choose_bands
 from geounet.errors import SceneError
 from geounet.raster.members import choose_members
-from geounet.raster.products import product_name, read_product
+from geounet.raster.products import read_product
 from geounet.raster.scene import SceneInfo, SceneSpec, describe
 
 logger = logging.getLogger(__name__)
 
 
 def with_members(job: Job, card: Card, spec: SceneSpec) -> SceneSpec:
-    """Return a scene whose first file is a product with those of the product's files that a model takes.
+    """Return a scene that is a product with those of the product's files that a model takes.
 
     What is wrong with it is told when it is opened. Other scenes are returned as they are.
     """
-    path = Path(spec.files[0])
-    if product_name(path, named=False) is None:
+    if spec.product is None:
         return spec
+    path = Path(spec.product)
     wanted = card.input.bands if job.bands == "auto" else job.bands
     try:
         members = choose_members(read_product(path), wanted, card.input.data_type, chosen=job.bands != "auto")
     except SceneError as error:
-        return replace(spec, fault=str(error), product=str(path))
+        return replace(spec, fault=str(error))
     logger.debug("%s: %s", path, ", ".join(members.files))
     return replace(
         spec,
@@ -37,7 +37,6 @@ def with_members(job: Job, card: Card, spec: SceneSpec) -> SceneSpec:
         bands=members.bands,
         labels=members.labels,
         nodata=members.nodata if spec.nodata is None else spec.nodata,
-        product=str(path),
     )
 
 

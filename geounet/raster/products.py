@@ -77,10 +77,9 @@ class Asset:
 
 @dataclass(frozen=True)
 class Product:
-    """A product: the file or folder that describes it, its name, and its imagery."""
+    """A product: the file or folder that describes it, and its imagery."""
 
     path: Path
-    name: str
     assets: tuple[Asset, ...]
 
 
@@ -107,8 +106,7 @@ def product_name(path: Path, *, named: bool = True) -> str | None:
     if data is None:
         return None
     if data.get("type") == "Feature" and "stac_version" in data:
-        name = _NO_NAME.sub("_", str(data.get("id", ""))).strip(". ")[:_LONGEST]
-        return name or path.stem
+        return _NO_NAME.sub("_", str(data.get("id", ""))).strip(". ")[:_LONGEST] or path.stem
     kind = data.get("type")
     if named and (kind == "FeatureCollection" or (kind in ("Catalog", "Collection") and "stac_version" in data)):
         raise JobError(f"{path}: a {kind}, no single STAC item; name its items, a file each, for example '*/*.json'")
@@ -175,7 +173,6 @@ def _item(path: Path) -> Product:
     data = _json(path)
     if data is None:
         raise SceneError(f"{path}: cannot be read as JSON; expected a STAC item")
-    name = product_name(path) or path.stem
     try:
         item = pystac.Item.from_dict(data, migrate=True)
         rasters = [(key, asset) for key, asset in item.assets.items() if _is_raster(asset)]
@@ -185,7 +182,7 @@ def _item(path: Path) -> Product:
         raise SceneError(f"{path}: not a valid STAC item: {type(error).__name__}: {error}") from None
     if not assets:
         raise SceneError(f"{path}: none of its assets is a raster (by media type or ending)")
-    return Product(path, name, assets)
+    return Product(path, assets)
 
 
 def _is_raster(asset: Any) -> bool:
@@ -264,7 +261,7 @@ def _safe(path: Path) -> Product:
     if not finest:
         raise SceneError(f"{path}: no bands of Sentinel-2 (GRANULE/*/IMG_DATA/**/*_B02*.jp2 and others)")
     assets = tuple(Asset(key, str(file), _sentinel2(key)) for key, (_, file) in sorted(finest.items()))
-    return Product(path, path.stem, assets)
+    return Product(path, assets)
 
 
 def _sentinel2(key: str) -> tuple[ProductBand, ...]:

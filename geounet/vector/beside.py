@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from geounet.atomic import atomic
 from geounet.errors import JobError, VectorError
-from geounet.raster.env import open_quietly
 from geounet.raster.georef import apply
 from geounet.types import NODATA, PROBABILITY_STEPS, Progress
-from geounet.vector.ingest import Ingested, slabs, valid_in
+from geounet.vector.ingest import Ingested, in_steps, slabs, valid_in, written
 from geounet.vector.source import opened
 from geounet.vector.wanted import SHOWN, matching, title_of
 
@@ -93,14 +91,7 @@ def _as_ours(dataset: Any) -> bool:
 
 
 def _copied(path: Path, dataset: Any, dest: Path, progress: Progress | None) -> Path:
-    with (
-        atomic(dest) as temporary,
-        open_quietly(
-            temporary, "w", driver="GTiff", width=dataset.width, height=dataset.height, count=dataset.count,
-            dtype="uint8", nodata=NODATA, crs=dataset.crs, transform=dataset.transform, compress="deflate",
-            bigtiff="if_safer", interleave="band", tiled=True, blockxsize=512, blockysize=512,
-        ) as raster,
-    ):  # fmt: skip
+    with written(dataset, dest, dataset.count) as raster:
         for band in dataset.indexes:
             scale, offset = dataset.scales[band - 1], dataset.offsets[band - 1]
             for window in slabs(dataset, progress):
@@ -113,6 +104,5 @@ def _copied(path: Path, dataset: Any, dest: Path, progress: Progress | None) -> 
                         f"{path}: band {band} holds values from {values.min():g} to {values.max():g}, with its scale; "
                         "expected probabilities, 0 to 1"
                     )
-                steps = np.where(valid, np.floor(np.clip(values, 0, 1) * PROBABILITY_STEPS + 0.5), NODATA)
-                raster.write(steps.astype(np.uint8), band, window=window)
+                raster.write(in_steps(values, valid), band, window=window)
     return dest

@@ -344,7 +344,7 @@ def _copied(dataset: Any, band: int, codes: dict[int, int], dest: Path, progress
         converted[valid] = code[np.searchsorted(known, values[valid].astype(np.int64))]
         return converted
 
-    with _written(dataset, dest) as writer:
+    with written(dataset, dest) as writer:
         for window in slabs(dataset, progress):
             values = dataset.read(band, window=window)
             writer.write(convert(values, valid_in(dataset, band, window, values)), 1, window=window)
@@ -352,14 +352,15 @@ def _copied(dataset: Any, band: int, codes: dict[int, int], dest: Path, progress
 
 
 @contextmanager
-def _written(like: Any, dest: Path) -> Iterator[Any]:
-    """Open a uint8 raster on the grid of another for writing; it appears when complete."""
+def written(like: Any, dest: Path, count: int = 1) -> Iterator[Any]:
+    """Open a uint8 raster of some bands on the grid of another for writing; it appears when complete."""
     side = {"tiled": True, "blockxsize": 512, "blockysize": 512} if min(like.shape) >= 512 else {}
     with (
         atomic(dest) as temporary,
         open_quietly(
-            temporary, "w", driver="GTiff", width=like.width, height=like.height, count=1, dtype="uint8",
-            nodata=NODATA, crs=like.crs, transform=like.transform, compress="deflate", bigtiff="if_safer", **side,
+            temporary, "w", driver="GTiff", width=like.width, height=like.height, count=count, dtype="uint8",
+            nodata=NODATA, crs=like.crs, transform=like.transform, compress="deflate", bigtiff="if_safer",
+            interleave="band", **side,
         ) as raster,
     ):  # fmt: skip
         yield raster
@@ -379,6 +380,12 @@ def codes_of(path: Path) -> dict[int, str]:
     if len(bands) == 1:
         _read_band(bands[0], names, {})
     return names
+
+
+def in_steps(values: npt.NDArray[np.float64], valid: npt.NDArray[np.bool_]) -> U8:
+    """Return probabilities as this package stores them: uint8 in steps of 1/254, what is beyond 0 and 1 cut off."""
+    clipped = np.clip(np.nan_to_num(values), 0, 1)
+    return np.where(valid, np.floor(clipped * PROBABILITY_STEPS + 0.5), NODATA).astype(np.uint8)
 
 
 def ingest_probability(
@@ -422,7 +429,7 @@ def ingest_probability(
             raise VectorError(f"{path}: band {band} has {what}, {_CODES}")
         plain = whole and (scale, offset) == (1, 0) and threshold <= 1
         within, between = True, False
-        with _written(dataset, folder / "mask.tif") as mask, _written(dataset, folder / "prob.tif") as probability:
+        with written(dataset, folder / "mask.tif") as mask, written(dataset, folder / "prob.tif") as probability:
             for window in slabs(dataset, progress):
                 stored = dataset.read(band, window=window)
                 valid = valid_in(dataset, band, window, stored)
@@ -436,9 +443,7 @@ def ingest_probability(
                 mask.write(code, 1, window=window)
                 within = within and bool(((values[valid] >= 0) & (values[valid] <= 1)).all())
                 between = between or bool(((values[valid] > 0) & (values[valid] < 1)).any())
-                clipped = np.clip(np.nan_to_num(values), 0, 1)
-                quantised = np.where(valid, np.floor(clipped * PROBABILITY_STEPS + 0.5), NODATA).astype(np.uint8)
-                probability.write(quantised, 1, window=window)
+                probability.write(in_steps(values, valid), 1, window=window)
     classes = (
         ClassInfo(
             name="background" if name != "background" else "none", code=0, colour=PALETTE[0], kind=Kind.background

@@ -309,7 +309,7 @@ def band(name: str, common: str = "", data_type: str | None = None) -> ProductBa
 def product(tmp_path: Path, **assets: tuple[ProductBand, ...]) -> Product:
     for key in assets:
         (tmp_path / key).touch()
-    return Product(tmp_path / "p", "p", tuple(Asset(k, str(tmp_path / k), bands) for k, bands in assets.items()))
+    return Product(tmp_path / "p", tuple(Asset(k, str(tmp_path / k), bands) for k, bands in assets.items()))
 
 
 def chosen(of: Product, *wanted: str, data_type: str = "any") -> list[str]:
@@ -334,7 +334,7 @@ def test_files_say_their_type_where_the_product_does_not(tmp_path: Path) -> None
     for key in names:
         write(tmp_path / f"B_{key}.tif", noise(1, 9, 9, dtype="uint16"))
     write(tmp_path / "visual.tif", noise(3, 9, 9))
-    of = Product(tmp_path / "p", "p", (
+    of = Product(tmp_path / "p", (
         *(Asset(f"B_{name}", str(tmp_path / f"B_{name}.tif"), (band(f"B_{name}", name),)) for name in names),
         Asset("visual", str(tmp_path / "visual.tif"), tuple(band(f"v_{name}", name) for name in names)),
     ))  # fmt: skip
