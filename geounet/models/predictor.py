@@ -232,7 +232,7 @@ class Predictor:
             # Noise, because zeros would hide differences.
             example = torch.randn(shape, generator=torch.Generator().manual_seed(0))
             try:
-                return prepare(network, self._dtype, example)
+                return prepare(network, self._dtype, example, device=self.device.type)
             except (RuntimeError, AssertionError, ValueError) as error:
                 if side == self.tile:
                     raise ModelError(f"{self._refusal((side, side), card)}: {first_line(error)}") from error

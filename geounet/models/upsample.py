@@ -1,0 +1,104 @@
+"""Convolutions after a nearest-neighbour doubling, computed on the grid before it.
+
+Where an image was doubled by repeating its pixels, several of the nine weights of a 3 × 3 convolution meet the same
+pixel: their sums are a transposed convolution of 4 × 4 px and stride 2 that does the same with four weights in place of
+nine. What is concatenated to the doubled image gets a convolution of its own, so neither of the two is ever made. That
+such a transposed convolution and a convolution after a doubling are one function: Shi et al. 2016, "Is the
+deconvolution layer the same as a convolutional layer?" (https://arxiv.org/abs/1609.07009).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from segmentation_models_pytorch.decoders.manet.decoder import DecoderBlock as MAnetBlock
+from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoderBlock
+from segmentation_models_pytorch.decoders.unetplusplus.decoder import DecoderBlock as UnetPlusPlusBlock
+from torch import nn
+
+_BLOCKS = (UnetDecoderBlock, UnetPlusPlusBlock, MAnetBlock)
+"""Double, concatenate, attend, convolve, convolve, attend; exactly these, subclasses may do otherwise."""
+
+
+class Upsampled(nn.Module):
+    """What a decoder block of smp does, with its first convolution on the grid before the doubling.
+
+    Parameters
+    ----------
+    block
+        One of smp's, with nearest interpolation and without attention to what it concatenates.
+    channels
+        Of the image that it doubles; the others are of what it concatenates.
+    """
+
+    def __init__(self, block: Any, channels: int) -> None:
+        super().__init__()
+        conv, *rest = block.conv1
+        weight = conv.weight.detach()
+        given, beside = channels, conv.in_channels - channels
+        self.up = nn.ConvTranspose2d(given, conv.out_channels, 4, stride=2, padding=1, bias=conv.bias is not None)
+        self.up.weight = nn.Parameter(_summed(weight[:, :given]), requires_grad=False)
+        if conv.bias is not None:
+            self.up.bias = nn.Parameter(conv.bias.detach().clone(), requires_grad=False)
+        self.beside: nn.Module | None = None
+        if beside:
+            self.beside = nn.Conv2d(beside, conv.out_channels, 3, padding=1, bias=False)
+            self.beside.weight = nn.Parameter(weight[:, given:].clone(), requires_grad=False)
+        self.rest = nn.Sequential(*rest, block.conv2, getattr(block, "attention2", nn.Identity()))
+
+    def forward(self, image: torch.Tensor, *more: Any, **named: Any) -> torch.Tensor:
+        """Return the block's output for an image `(n, channels, rows, cols)` and for what is concatenated to it."""
+        out = self.up(image)
+        if self.beside is not None:
+            beside = next(value for value in (*more, *named.values()) if isinstance(value, torch.Tensor))
+            out = out.add_(self.beside(beside))
+        result: torch.Tensor = self.rest(out)
+        return result
+
+
+def _summed(weight: torch.Tensor) -> torch.Tensor:
+    """Return the transposed convolution `(in, out, 4, 4)` of a 3 × 3 convolution `(out, in, 3, 3)` of a doubled image.
+
+    A pixel `i` before the doubling reaches output `2i - 1 + t` by weight `k` where that looks at `2i` or `2i + 1`.
+    """
+    meets = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=torch.float64)
+    return torch.einsum("tk,sl,oikl->iots", meets, meets, weight.double()).to(weight.dtype)
+
+
+def upsampled(network: nn.Module, example: torch.Tensor) -> dict[str, nn.Module]:
+    """Return what to put in place of the network's decoder blocks that double, by name.
+
+    Which image a block doubles, and whether it is doubled at all, is seen in a forward pass of `example`.
+    """
+    seen: dict[str, tuple[int, bool]] = {}
+
+    def after(name: str, image: torch.Tensor, output: torch.Tensor) -> None:
+        doubled = tuple(2 * side for side in image.shape[-2:]) == tuple(output.shape[-2:])
+        seen[name] = (int(image.shape[1]), doubled and name not in seen)
+
+    blocks = {name: module for name, module in network.named_modules() if type(module) in _BLOCKS and _fits(module)}
+    handles = [
+        module.register_forward_hook(lambda _m, given, out, n=name: after(n, given[0], out))
+        for name, module in blocks.items()
+    ]
+    try:
+        network(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: Upsampled(blocks[name], channels) for name, (channels, doubled) in seen.items() if doubled}
+
+
+def _fits(block: Any) -> bool:
+    """Return whether a block repeats pixels, and convolves what it concatenates as it is."""
+    if block.interpolation_mode != "nearest" or block.conv1 is None:
+        return False
+    conv = block.conv1[0]
+    attention = getattr(getattr(block, "attention1", None), "attention", nn.Identity())
+    return (
+        type(conv) is nn.Conv2d
+        and (conv.kernel_size, conv.stride, conv.padding, conv.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
+        and (conv.groups, conv.padding_mode) == (1, "zeros")
+        and isinstance(attention, nn.Identity)
+    )
