@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import gc
 import logging
 import os
 import re
@@ -310,20 +311,26 @@ def _quiet(logger: logging.Logger) -> Iterator[None]:
 
 def _warm(vectors: bool) -> None:
     """Import what every task needs, while the driver still reads headers; what vectors take, beside the first tasks."""
-    import geounet.models.predictor
-    import geounet.predict.infer
-    import geounet.predict.seal  # noqa: F401 - the imports are the work
-    from geounet.models.libraries import import_libraries
+    from geounet.models.libraries import import_libraries, uncollected
 
-    import_libraries()
+    with uncollected():
+        import geounet.models.predictor
+        import geounet.predict.infer
+        import geounet.predict.seal  # noqa: F401 - the imports are the work
+
+        import_libraries()
+    gc.freeze()  # what is there now is needed to the end: nobody has to look through it again
     if vectors:
         threading.Thread(target=_warm_vectors, name="geounet-imports", daemon=True).start()
 
 
 def _warm_vectors() -> None:
-    import geounet.vector.buildings
-    import geounet.vector.landcover
-    import geounet.vector.roads  # noqa: F401 - the imports are the work
+    from geounet.models.libraries import uncollected
+
+    with uncollected():
+        import geounet.vector.buildings
+        import geounet.vector.landcover
+        import geounet.vector.roads  # noqa: F401 - the imports are the work
 
 
 _LOOK_S = 2.0

@@ -59,3 +59,26 @@ predictor = Predictor(load_bundle("aerial"), tile=64)
 assert predictor.quantised(np.zeros((1, 3, 64, 64), np.float32)).shape == (1, 5, 64, 64)
 assert not [name for name in sys.modules if name.startswith("torch._dynamo")]
 """)
+
+
+def test_garbage_is_collected_afterwards_as_before() -> None:
+    run("""
+import gc
+from geounet.models.libraries import uncollected
+assert gc.isenabled()
+with uncollected():
+    assert not gc.isenabled()
+    with uncollected():
+        pass
+    assert not gc.isenabled()
+assert gc.isenabled()
+try:
+    with uncollected():
+        raise ImportError
+except ImportError:
+    assert gc.isenabled()
+gc.disable()
+with uncollected():
+    pass
+assert not gc.isenabled()
+""")
