@@ -11,8 +11,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from geounet.models.device import cpu_has_bf16
-from geounet.models.upsample import upsampled
+from geounet.models.upsample import pays, upsampled
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +39,7 @@ def prepare(network: nn.Module, dtype: torch.dtype, example: torch.Tensor, *, de
     with torch.no_grad():  # not inference_mode: copies made in it are tensors that some operators refuse
         expected = network(example)
         _replace_if_equal(network, _folded(network, example), example, expected, "folded batch normalisations")
-        # On a GPU it was never measured; without instructions for bfloat16 it is five times as slow.
-        if device == "cpu" and (dtype == torch.float32 or cpu_has_bf16()):
+        if pays(device, dtype):
             _replace_if_equal(network, upsampled(network, example), example, expected, "convolutions before doubling")
     network.to(memory_format=torch.channels_last)
     if dtype != torch.float32:

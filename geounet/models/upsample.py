@@ -9,6 +9,7 @@ deconvolution layer the same as a convolutional layer?" (https://arxiv.org/abs/1
 
 from __future__ import annotations
 
+from types import MethodType
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from segmentation_models_pytorch.decoders.manet.decoder import DecoderBlock as M
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoderBlock
 from segmentation_models_pytorch.decoders.unetplusplus.decoder import DecoderBlock as UnetPlusPlusBlock
 from torch import nn
+from torch.nn import functional
+
+from geounet.models.device import cpu_has_bf16
 
 _BLOCKS = (UnetDecoderBlock, UnetPlusPlusBlock, MAnetBlock)
 """Double, concatenate, attend, convolve, convolve, attend; exactly these, subclasses may do otherwise."""
@@ -38,7 +42,7 @@ class Upsampled(nn.Module):
         weight = conv.weight.detach()
         given, beside = channels, conv.in_channels - channels
         self.up = nn.ConvTranspose2d(given, conv.out_channels, 4, stride=2, padding=1, bias=conv.bias is not None)
-        self.up.weight = nn.Parameter(_summed(weight[:, :given]), requires_grad=False)
+        self.up.weight = nn.Parameter(_summed(weight[:, :given]).contiguous(), requires_grad=False)
         if conv.bias is not None:
             self.up.bias = nn.Parameter(conv.bias.detach().clone(), requires_grad=False)
         self.beside: nn.Module | None = None
@@ -51,8 +55,7 @@ class Upsampled(nn.Module):
         """Return the block's output for an image `(n, channels, rows, cols)` and for what is concatenated to it."""
         out = self.up(image)
         if self.beside is not None:
-            beside = next(value for value in (*more, *named.values()) if isinstance(value, torch.Tensor))
-            out = out.add_(self.beside(beside))
+            out = out.add_(self.beside(_beside(more, named)))
         result: torch.Tensor = self.rest(out)
         return result
 
@@ -60,10 +63,45 @@ class Upsampled(nn.Module):
 def _summed(weight: torch.Tensor) -> torch.Tensor:
     """Return the transposed convolution `(in, out, 4, 4)` of a 3 × 3 convolution `(out, in, 3, 3)` of a doubled image.
 
-    A pixel `i` before the doubling reaches output `2i - 1 + t` by weight `k` where that looks at `2i` or `2i + 1`.
+    A pixel `i` before the doubling reaches output `2i - 1 + t` by the weights that there look at `2i` or `2i + 1`.
     """
-    meets = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=torch.float64)
-    return torch.einsum("tk,sl,oikl->iots", meets, meets, weight.double()).to(weight.dtype)
+    for axis in (-2, -1):
+        first, middle, last = weight.unbind(axis)
+        weight = torch.stack((last, middle + last, first + middle, first), axis)
+    return weight.transpose(0, 1)
+
+
+def learn_upsampled(network: nn.Module) -> None:
+    """Have the network's decoder blocks do so while it learns, with the parameters that they have, by their names."""
+    for module in network.modules():
+        if type(module) in _BLOCKS and _fits(module):
+            module.forward = MethodType(_learning, module)
+
+
+def _learning(block: Any, image: torch.Tensor, *more: Any, **named: Any) -> torch.Tensor:
+    """Return the block's output; the sums of its weights are made anew, because the weights change."""
+    sizes = [value for value in more if isinstance(value, int)]
+    if sizes not in ([], [2 * side for side in image.shape[-2:]]):
+        plain: torch.Tensor = type(block).forward(block, image, *more, **named)
+        return plain
+    conv, *rest = block.conv1
+    given = image.shape[1]
+    out = functional.conv_transpose2d(image, _summed(conv.weight[:, :given]), conv.bias, stride=2, padding=1)
+    if given < conv.in_channels:
+        out = out + functional.conv2d(_beside(more, named), conv.weight[:, given:], padding=1)
+    for part in (*rest, block.conv2, getattr(block, "attention2", nn.Identity())):
+        out = part(out)
+    return out
+
+
+def _beside(more: tuple[Any, ...], named: dict[str, Any]) -> torch.Tensor:
+    """Return what a block is given to concatenate."""
+    return next(value for value in (*more, *named.values()) if isinstance(value, torch.Tensor))
+
+
+def pays(device: str, dtype: torch.dtype) -> bool:
+    """Return whether it is faster: on a GPU it was never measured, and bfloat16 without instructions is not."""
+    return device == "cpu" and (dtype == torch.float32 or (dtype == torch.bfloat16 and cpu_has_bf16()))
 
 
 def upsampled(network: nn.Module, example: torch.Tensor) -> dict[str, nn.Module]:

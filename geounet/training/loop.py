@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from geounet.errors import GeounetError
+from geounet.models.upsample import learn_upsampled, pays
 from geounet.training import optimisers, schedules
 from geounet.training.average import Average
 from geounet.training.ranks import Ranks
@@ -30,7 +31,7 @@ from geounet.training.stop import Stop
 
 logger = logging.getLogger(__name__)
 
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _AGREE_EVERY = 16  # steps after which several processes ask each other whether to stop: it costs a round trip
 _READ_EVERY_S = 2.0  # how often the loss is fetched from the device, which waits for it
 
@@ -106,6 +107,8 @@ class Trainer:
         self.recipe, self.ranks, self.loss = recipe, ranks, loss
         self.device = torch.device(ranks.device)
         self._layout = memory_layout(network, self.device)
+        if pays(self.device.type, _DTYPES[recipe.precision]):
+            learn_upsampled(network)
         self.network = network.to(self.device, memory_format=self._layout).train()  # type: ignore[call-overload]
         self.average = None if recipe.average is None else Average(self.network, recipe.average)
         self.optimiser = optimisers.build(

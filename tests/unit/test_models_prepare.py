@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -11,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from geounet.models import prepare as module
+from geounet.models import upsample as module
 from geounet.models.network import build
 from geounet.models.prepare import prepare
-from geounet.models.upsample import Upsampled, _summed
+from geounet.models.upsample import Upsampled, _summed, learn_upsampled
 from tests.support.local import card
 
 BLOCKS = (smp.decoders.unet.decoder.UnetDecoderBlock, smp.decoders.unetplusplus.decoder.DecoderBlock,
@@ -110,6 +111,47 @@ def test_sums_of_weights_convolve_a_doubled_image(rows: int, cols: int, given: i
     expected = functional.conv2d(functional.interpolate(image, scale_factor=2, mode="nearest"), weight, padding=1)
     found = functional.conv_transpose2d(image, _summed(weight), stride=2, padding=1)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "more"),
+    [("Unet", {}), ("Unet", {"decoder_attention_type": "scse"}), ("UnetPlusPlus", {}), ("MAnet", {})],
+)
+def test_learning_has_the_same_gradients(architecture: str, more: dict[str, Any]) -> None:
+    x = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    made = {}
+    for fast in (False, True):
+        network = drawn(architecture, **more).double().requires_grad_(True).train()
+        if fast:
+            learn_upsampled(network)
+            network = copy.deepcopy(network)
+        logits = network(x)
+        torch.autograd.backward((logits**2).mean())
+        made[fast] = (logits, {name: part.grad for name, part in network.named_parameters()})
+    assert list(made[True][1]) == list(made[False][1])
+    torch.testing.assert_close(made[True][0], made[False][0])
+    for name, gradient in made[False][1].items():
+        torch.testing.assert_close(made[True][1][name], gradient, msg=name)
+
+
+def test_a_copy_that_learns_has_its_own_weights() -> None:
+    first = drawn("Unet").requires_grad_(True)
+    learn_upsampled(first)
+    second = copy.deepcopy(first)
+    with torch.no_grad():
+        for part in second.parameters():
+            part.zero_()
+    x = torch.randn(1, 3, 64, 64)
+    assert not second(x).any()
+    assert first(x).any()
+
+
+def test_a_block_that_does_not_double_is_left_alone() -> None:
+    block = BLOCKS[0](8, 4, 6).eval()
+    image, beside = torch.randn(1, 8, 5, 5), torch.randn(1, 4, 15, 15)
+    expected = block(image, 15, 15, skip_connection=beside)
+    learn_upsampled(block)
+    torch.testing.assert_close(block(image, 15, 15, skip_connection=beside), expected)
 
 
 def test_normalisations_of_timm_that_activate_are_folded() -> None:
