@@ -25,6 +25,7 @@ from benchmarks import (
     overhead,
     peers,
     precision,
+    quick,
     reference,
     roads,
     scenes,
@@ -34,6 +35,7 @@ from benchmarks import (
     training,
     vectors,
 )
+from geounet.config.data import Generated
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +256,15 @@ def test_training_is_measured_from_scenes_and_from_memory(tmp_path: Path) -> Non
     assert row["from scenes, windows/s"] > 0
     assert 0 < row["preparing % of both"] < 100
     assert 0 <= row["waiting for data %"] <= 100
+
+
+def test_colours_alone_are_learnt_and_measured_on_other_scenes() -> None:
+    learnt, unseen = (Generated(seeds=seeds, size=256, gsd=0.3) for seeds in ([0, 1], [10000, 10000]))
+    assert quick.by_colour(learnt, learnt) > quick.by_colour(learnt, unseen) > 0.1
+    # what is one colour everywhere, and has it for itself, is known by it
+    truth = np.repeat(np.arange(5, dtype=np.uint8), 10)
+    assert quick._miou(truth, truth) == 1
+    assert quick._miou(np.zeros(50, np.int64), truth) == pytest.approx(0.2 / 5)
 
 
 @pytest.mark.usefixtures("inline")
