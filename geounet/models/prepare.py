@@ -7,10 +7,10 @@ import math
 from typing import Any
 
 import torch
-from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 from torch.nn.utils import fuse_conv_bn_eval
 
+from geounet.models.libraries import import_libraries
 from geounet.models.upsample import pays, upsampled
 
 logger = logging.getLogger(__name__)
@@ -57,6 +57,9 @@ def _folded(network: nn.Module, example: torch.Tensor) -> dict[str, nn.Module]:
     Which belong together is seen in a forward pass, not guessed from names. What a forward cannot show (that nothing
     else takes the convolution's output) is for the caller to check.
     """
+    import_libraries()  # not with this module: workers import them without torch's compiler
+    from timm.layers.norm_act import BatchNormAct2d
+
     outputs: dict[int, tuple[str, torch.Tensor]] = {}
     calls: dict[str, int] = {}
     pairs: dict[str, str] = {}

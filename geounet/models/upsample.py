@@ -9,20 +9,17 @@ deconvolution layer the same as a convolutional layer?" (https://arxiv.org/abs/1
 
 from __future__ import annotations
 
+from functools import cache
 from types import MethodType
 from typing import Any
 
 import torch
-from segmentation_models_pytorch.decoders.manet.decoder import DecoderBlock as MAnetBlock
-from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoderBlock
-from segmentation_models_pytorch.decoders.unetplusplus.decoder import DecoderBlock as UnetPlusPlusBlock
 from torch import nn
 from torch.nn import functional
 
 from geounet.models.device import cpu_has_bf16
-
-_BLOCKS = (UnetDecoderBlock, UnetPlusPlusBlock, MAnetBlock)
-"""Double, concatenate, attend, convolve, convolve, attend; exactly these, subclasses may do otherwise."""
+from geounet.models.fills import without_fills
+from geounet.models.libraries import import_libraries
 
 
 class Upsampled(nn.Module):
@@ -41,13 +38,15 @@ class Upsampled(nn.Module):
         conv, *rest = block.conv1
         weight = conv.weight.detach()
         given, beside = channels, conv.in_channels - channels
-        self.up = nn.ConvTranspose2d(given, conv.out_channels, 4, stride=2, padding=1, bias=conv.bias is not None)
+        with without_fills(everywhere=True):
+            self.up = nn.ConvTranspose2d(given, conv.out_channels, 4, stride=2, padding=1, bias=conv.bias is not None)
         self.up.weight = nn.Parameter(_summed(weight[:, :given]).contiguous(), requires_grad=False)
         if conv.bias is not None:
             self.up.bias = nn.Parameter(conv.bias.detach().clone(), requires_grad=False)
         self.beside: nn.Module | None = None
         if beside:
-            self.beside = nn.Conv2d(beside, conv.out_channels, 3, padding=1, bias=False)
+            with without_fills(everywhere=True):
+                self.beside = nn.Conv2d(beside, conv.out_channels, 3, padding=1, bias=False)
             self.beside.weight = nn.Parameter(weight[:, given:].clone(), requires_grad=False)
         self.rest = nn.Sequential(*rest, block.conv2, getattr(block, "attention2", nn.Identity()))
 
@@ -74,7 +73,7 @@ def _summed(weight: torch.Tensor) -> torch.Tensor:
 def learn_upsampled(network: nn.Module) -> None:
     """Have the network's decoder blocks do so while it learns, with the parameters that they have, by their names."""
     for module in network.modules():
-        if type(module) in _BLOCKS and _fits(module):
+        if _fits(module):
             module.forward = MethodType(_learning, module)
 
 
@@ -115,7 +114,7 @@ def upsampled(network: nn.Module, example: torch.Tensor) -> dict[str, nn.Module]
         doubled = tuple(2 * side for side in image.shape[-2:]) == tuple(output.shape[-2:])
         seen[name] = (int(image.shape[1]), doubled and name not in seen)
 
-    blocks = {name: module for name, module in network.named_modules() if type(module) in _BLOCKS and _fits(module)}
+    blocks = {name: module for name, module in network.named_modules() if _fits(module)}
     handles = [
         module.register_forward_hook(lambda _m, given, out, n=name: after(n, given[0], out))
         for name, module in blocks.items()
@@ -128,8 +127,21 @@ def upsampled(network: nn.Module, example: torch.Tensor) -> dict[str, nn.Module]
     return {name: Upsampled(blocks[name], channels) for name, (channels, doubled) in seen.items() if doubled}
 
 
+@cache
+def _blocks() -> tuple[type[nn.Module], ...]:
+    """Return smp's blocks that double, concatenate, attend, convolve, convolve, attend."""
+    import_libraries()  # not with this module: workers import them without torch's compiler
+    from segmentation_models_pytorch.decoders.manet.decoder import DecoderBlock as MAnetBlock
+    from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoderBlock
+    from segmentation_models_pytorch.decoders.unetplusplus.decoder import DecoderBlock as UnetPlusPlusBlock
+
+    return (UnetDecoderBlock, UnetPlusPlusBlock, MAnetBlock)
+
+
 def _fits(block: Any) -> bool:
-    """Return whether a block repeats pixels, and convolves what it concatenates as it is."""
+    """Return whether a module is such a block, repeats pixels, and convolves what it concatenates as it is."""
+    if type(block) not in _blocks():  # exactly: subclasses may do otherwise
+        return False
     if block.interpolation_mode != "nearest" or block.conv1 is None:
         return False
     conv = block.conv1[0]

@@ -42,6 +42,18 @@ assert utils.is_compile_supported is not None and torch.compiler.disable.__modul
 """)
 
 
+def test_nothing_that_workers_import_brings_the_compiler_along() -> None:
+    code = """
+import sys
+import geounet.models.predictor, geounet.predict.infer, geounet.predict.seal, geounet.training.loop
+slow = ("torch._dynamo", "segmentation_models_pytorch", "timm", "torchvision")
+found = [name for name in sys.modules if name.startswith(slow)]
+assert not found, found
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_a_compiler_that_is_there_already_stays() -> None:
     run("""
 import torch._dynamo.utils as before
