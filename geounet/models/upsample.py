@@ -9,7 +9,6 @@ deconvolution layer the same as a convolutional layer?" (https://arxiv.org/abs/1
 
 from __future__ import annotations
 
-from functools import cache
 from types import MethodType
 from typing import Any
 
@@ -19,7 +18,12 @@ from torch.nn import functional
 
 from geounet.models.device import cpu_has_bf16
 from geounet.models.fills import without_fills
-from geounet.models.libraries import import_libraries
+
+_BLOCKS = frozenset(
+    f"segmentation_models_pytorch.decoders.{name}"
+    for name in ("unet.decoder.UnetDecoderBlock", "unetplusplus.decoder.DecoderBlock", "manet.decoder.DecoderBlock")
+)
+"""Double, concatenate, attend, convolve, convolve, attend. By name, because importing them takes seconds."""
 
 
 class Upsampled(nn.Module):
@@ -35,7 +39,7 @@ class Upsampled(nn.Module):
 
     def __init__(self, block: Any, channels: int) -> None:
         super().__init__()
-        conv, *rest = block.conv1
+        conv, rest = _parts(block)
         weight = conv.weight.detach()
         given, beside = channels, conv.in_channels - channels
         with without_fills(everywhere=True):
@@ -48,7 +52,7 @@ class Upsampled(nn.Module):
             with without_fills(everywhere=True):
                 self.beside = nn.Conv2d(beside, conv.out_channels, 3, padding=1, bias=False)
             self.beside.weight = nn.Parameter(weight[:, given:].clone(), requires_grad=False)
-        self.rest = nn.Sequential(*rest, block.conv2, getattr(block, "attention2", nn.Identity()))
+        self.rest = nn.Sequential(*rest)
 
     def forward(self, image: torch.Tensor, *more: Any, **named: Any) -> torch.Tensor:
         """Return the block's output for an image `(n, channels, rows, cols)` and for what is concatenated to it."""
@@ -83,14 +87,20 @@ def _learning(block: Any, image: torch.Tensor, *more: Any, **named: Any) -> torc
     if sizes not in ([], [2 * side for side in image.shape[-2:]]):
         plain: torch.Tensor = type(block).forward(block, image, *more, **named)
         return plain
-    conv, *rest = block.conv1
+    conv, rest = _parts(block)
     given = image.shape[1]
     out = functional.conv_transpose2d(image, _summed(conv.weight[:, :given]), conv.bias, stride=2, padding=1)
     if given < conv.in_channels:
         out = out + functional.conv2d(_beside(more, named), conv.weight[:, given:], padding=1)
-    for part in (*rest, block.conv2, getattr(block, "attention2", nn.Identity())):
+    for part in rest:
         out = part(out)
     return out
+
+
+def _parts(block: Any) -> tuple[nn.Conv2d, list[nn.Module]]:
+    """Return a block's first convolution, and all that follows it."""
+    conv, *rest = block.conv1
+    return conv, [*rest, block.conv2, *([block.attention2] if hasattr(block, "attention2") else [])]
 
 
 def _beside(more: tuple[Any, ...], named: dict[str, Any]) -> torch.Tensor:
@@ -115,6 +125,8 @@ def upsampled(network: nn.Module, example: torch.Tensor) -> dict[str, nn.Module]
         seen[name] = (int(image.shape[1]), doubled and name not in seen)
 
     blocks = {name: module for name, module in network.named_modules() if _fits(module)}
+    if not blocks:
+        return {}
     handles = [
         module.register_forward_hook(lambda _m, given, out, n=name: after(n, given[0], out))
         for name, module in blocks.items()
@@ -127,20 +139,14 @@ def upsampled(network: nn.Module, example: torch.Tensor) -> dict[str, nn.Module]
     return {name: Upsampled(blocks[name], channels) for name, (channels, doubled) in seen.items() if doubled}
 
 
-@cache
-def _blocks() -> tuple[type[nn.Module], ...]:
-    """Return smp's blocks that double, concatenate, attend, convolve, convolve, attend."""
-    import_libraries()  # not with this module: workers import them without torch's compiler
-    from segmentation_models_pytorch.decoders.manet.decoder import DecoderBlock as MAnetBlock
-    from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoderBlock
-    from segmentation_models_pytorch.decoders.unetplusplus.decoder import DecoderBlock as UnetPlusPlusBlock
-
-    return (UnetDecoderBlock, UnetPlusPlusBlock, MAnetBlock)
+def class_name(module: nn.Module) -> str:
+    """Return the full name of a module's class, which subclasses do not share."""
+    return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
 def _fits(block: Any) -> bool:
-    """Return whether a module is such a block, repeats pixels, and convolves what it concatenates as it is."""
-    if type(block) not in _blocks():  # exactly: subclasses may do otherwise
+    """Return whether a module is one of smp's blocks, repeats pixels, and convolves what it concatenates as it is."""
+    if class_name(block) not in _BLOCKS:  # exactly: subclasses may do otherwise
         return False
     if block.interpolation_mode != "nearest" or block.conv1 is None:
         return False

@@ -54,6 +54,22 @@ assert not found, found
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+def test_networks_of_our_own_are_made_ready_without_smp() -> None:
+    code = """
+import sys, torch
+from geounet.models.prepare import prepare
+from geounet.models.networks.blocks import two_convolutions
+from geounet.models.upsample import learn_upsampled
+network = two_convolutions(3, 4).eval()
+learn_upsampled(network)
+prepare(network, torch.float32, torch.rand(1, 3, 8, 8))
+assert not [part for part in network.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+assert not [name for name in sys.modules if name.startswith(("segmentation_models_pytorch", "timm"))]
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_a_compiler_that_is_there_already_stays() -> None:
     run("""
 import torch._dynamo.utils as before
