@@ -449,9 +449,9 @@ class SceneRun:
         gpkg = staging / files["vectors"] if "vectors" in files else None
         given = dest, plan.recipe.scene, plan.info, staging / files["mask"], classes, gpkg
         if aside:
-            self._one("preview", make_preview, given, light=True)
+            self.warnings += self._one("preview", make_preview, given, light=True)
         else:  # here: this process had time to load what it takes while the workers loaded the network
-            make_preview(*given, self.ahead)
+            self.warnings += make_preview(*given, self.ahead)
         return dest.name
 
     def _one(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], *, light: bool = False) -> Any:

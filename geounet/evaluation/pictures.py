@@ -110,6 +110,6 @@ def _photo(case: Case, rect: Rect) -> U8 | None:
         picture = read_input(scene, prediction.info, rect, rect.shape)
     except GeounetError:
         return None
-    shown = paint_input(picture, stretch(picture, picture.valid, prediction.info.dtype))
+    shown = paint_input(picture, stretch(picture, prediction.info.dtype))
     hatch(shown, ~picture.valid)
     return shown

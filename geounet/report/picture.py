@@ -20,7 +20,7 @@ from rasterio.windows import Window
 from geounet.raster.bands import Band, choose
 from geounet.raster.env import GDAL_ERRORS, gdal_env, open_quietly
 from geounet.raster.georef import crop
-from geounet.raster.source import open_source
+from geounet.raster.source import lossy, open_source
 from geounet.types import NODATA, Rect
 
 if TYPE_CHECKING:
@@ -115,6 +115,8 @@ class InputPicture(NamedTuple):
     valid: Flags
     """Bool `(rows, cols)`: what the file declares valid and the job does not call fill."""
     names: tuple[str, ...]
+    lossy: bool = False
+    """Whether a codec has changed the values."""
 
 
 def read_input(scene: SceneSpec, info: SceneInfo, rect: Rect, shape: tuple[int, int]) -> InputPicture:
@@ -155,11 +157,12 @@ def read_input(scene: SceneSpec, info: SceneInfo, rect: Rect, shape: tuple[int, 
             planes.append(plane)
             if scene.nodata is not None:
                 fills.append(plane == scene.nodata[position if len(scene.nodata) > 1 else 0])
+        changed = any(map(lossy, rasters))
     # As for the mask: a value that also occurs in imagery means nodata only where all bands hold it.
     valid = finite & np.logical_or.reduce(declared)
     if fills:
         valid &= ~np.logical_and.reduce(fills)
-    return InputPicture(np.stack(planes), valid, tuple(info.band_names[i] for i in shown))
+    return InputPicture(np.stack(planes), valid, tuple(info.band_names[i] for i in shown), changed)
 
 
 def _scaled(rect: Rect, base: Any, raster: Any) -> Window:
@@ -220,9 +223,9 @@ def paint_input(picture: InputPicture, limits: Sequence[tuple[float, float]] | N
     return np.ascontiguousarray(np.moveaxis(np.repeat(painted, 3, axis=0) if len(painted) == 1 else painted, 0, -1))
 
 
-def stretch(picture: InputPicture, valid: Flags, dtype: str) -> list[tuple[float, float]] | None:
+def stretch(picture: InputPicture, dtype: str) -> list[tuple[float, float]] | None:
     """Return the 2nd and 98th percentile of the valid pixels of each band; none where 8-bit values show well as is."""
-    values = picture.planes[:, valid]
+    values = picture.planes[:, picture.valid]
     if values.shape[1] == 0:
         return None if dtype == "uint8" else [(0.0, 1.0)] * len(values)
     if dtype == "uint8":

@@ -90,7 +90,7 @@ def write_preview(
     *,
     size: int = 700,
     overview: picture.InputPicture | None = None,
-) -> None:
+) -> picture.InputPicture:
     """Write a PNG with the input, the mask and the vectors of a scene side by side.
 
     Large scenes get a second row with a detail at full resolution, where the most happens in the mask. Without a
@@ -115,6 +115,11 @@ def write_preview(
         Longer side of each picture, pixels.
     overview
         What `read_overview` returns for it, if that was called before.
+
+    Returns
+    -------
+    InputPicture
+        The whole input as shown, valid where the mask has a class.
 
     Raises
     ------
@@ -144,7 +149,8 @@ def write_preview(
             codes = shown if view is whole else picture.read_mask(mask, classes, *view.read)
             image = read.result()
             if view is whole:
-                limits = picture.stretch(image, image.valid & ~codes.nodata, info.dtype)
+                segmented = image._replace(valid=image.valid & ~codes.nodata)
+                limits = picture.stretch(segmented, info.dtype)
             rows.append((view, image, _paint(view, image, codes, limits, over=gpkg is None)))
             hatched |= bool(codes.nodata.any())
     # The user's matplotlibrc must not change the picture.
@@ -172,6 +178,7 @@ def write_preview(
     with atomic(dest) as temporary:
         # A third of the time of the default for a few bytes more.
         drawn.save(temporary, format="png", compress_type=_RUNS)
+    return segmented
 
 
 def _whole(info: SceneInfo, lie: tuple[float, float, float] | None, size: int) -> _View:

@@ -73,8 +73,19 @@ def make_preview(
     classes: Sequence[ClassInfo],
     gpkg: Path | None,
     ahead: Ahead | None = None,
-) -> None:
-    """Write the preview of a scene; see `geounet.report.preview.write_preview`."""
+) -> list[str]:
+    """Write the preview of a scene, and return what is to be said of the input as it is seen there.
+
+    See `geounet.report.preview.write_preview`.
+    """
+    from geounet.report.fill import undeclared_fill
     from geounet.report.preview import write_preview
 
-    write_preview(dest, scene, info, mask, classes, gpkg, overview=ahead.overview(scene, info) if ahead else None)
+    overview = ahead.overview(scene, info) if ahead else None
+    shown = write_preview(dest, scene, info, mask, classes, gpkg, overview=overview)
+    fill = undeclared_fill(shown, info.dtype)
+    if fill is None:
+        return []
+    value, share = fill
+    where = f"{100 * share:.0f} % of the scene, along its edges, is {value} in {', '.join(shown.names)}"
+    return [f"{where}, and was segmented as imagery; if it is fill, set nodata: {value}"]

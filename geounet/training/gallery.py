@@ -87,7 +87,7 @@ def _panels(shown: Shown, card: Card) -> list[tuple[str, NDArray[np.uint8]]]:
     planes = np.stack([shown.image[b] * s.stddev + s.mean for b, s in zip(bands, scales, strict=True)])
     picture = InputPicture(planes.astype(np.float64), np.ones(planes.shape[1:], bool), tuple(card.input.bands))
     # A window of one surface keeps its looks: bytes are shown as they are, as a viewer does.
-    limits = None if card.input.data_type == "uint8" else stretch(picture, picture.valid, card.input.data_type)
+    limits = None if card.input.data_type == "uint8" else stretch(picture, card.input.data_type)
     classes = card.mask_classes()
     size = max(c.code for c in classes) + 1
     table = np.full((256, 3), 128, dtype=np.uint8)

@@ -345,6 +345,18 @@ def test_a_scene_without_a_valid_pixel_is_told(bundle: Bundle, tmp_path: Path) -
     assert [w for w in manifest["warnings"] if w.startswith("no pixel is valid (by ")] != []
 
 
+@pytest.mark.parametrize(("settings", "told"), [((), 1), (("nodata=255",), 0)])
+def test_fill_that_nobody_declares_is_told(
+    bundle: Bundle, tmp_path: Path, settings: tuple[str, ...], told: int
+) -> None:
+    values = np.random.default_rng(2).integers(20, 250, (3, 96, 128)).astype(np.uint8)
+    values[:, :, 96:] = 255
+    path = write_scene(tmp_path / "place.tif", values)
+    manifest = run(path, bundle, tmp_path / "out", "vector=none", *settings)
+    found = [text for text in manifest["warnings"] if text.startswith("25 % of the scene, along its edges, is 255 in ")]
+    assert len(found) == len(manifest["warnings"]) == told
+
+
 def test_what_sets_finished_output_apart_is_told(
     scene: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

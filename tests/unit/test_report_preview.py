@@ -238,14 +238,14 @@ def test_stretch_only_where_needed() -> None:
         return InputPicture(plane, np.ones(plane.shape[1:], dtype=bool), ("gray",))
 
     full = grey(np.arange(256))
-    assert stretch(full, full.valid, "uint8") is None
+    assert stretch(full, "uint8") is None
     dull = grey(np.linspace(100, 140, 256))
-    ((low, high),) = stretch(dull, dull.valid, "uint8") or [(0, 0)]
+    ((low, high),) = stretch(dull, "uint8") or [(0, 0)]
     assert (low, high) == pytest.approx((100.8, 139.2))
     reflectance = grey(np.append(np.linspace(0, 3000, 1000), 65535))
-    ((low, high),) = stretch(reflectance, reflectance.valid, "uint16") or [(0, 0)]
+    ((low, high),) = stretch(reflectance, "uint16") or [(0, 0)]
     assert high < 3000  # the outlier does not make the picture black
-    assert stretch(reflectance, ~reflectance.valid, "uint16") == [(0.0, 1.0)]
+    assert stretch(reflectance._replace(valid=~reflectance.valid), "uint16") == [(0.0, 1.0)]
 
 
 def test_nodata_and_damage_do_not_count_in_the_stretch(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_nodata_and_damage_do_not_count_in_the_stretch(tmp_path: Path) -> None:
     shown = read_input(scene, describe(scene), Rect(0, 0, 40, 40), (40, 40))
     assert not shown.valid[:20].any()
     assert shown.valid[20:].all()
-    ((low, _),) = stretch(shown, shown.valid, "uint16") or [(0, 0)]
+    ((low, _),) = stretch(shown, "uint16") or [(0, 0)]
     assert low >= 2000
 
 
