@@ -12,7 +12,7 @@ from benchmarks.harness import note
 
 NAMES = (
     "speed", "overhead", "reference", "seams", "precision", "memory", "tiles", "training", "buildings", "roads",
-    "landcover", "cells", "scenes", "quick",
+    "landcover", "cells", "scenes", "quick", "network",
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ JOBS = ("train_quick", "train_aerial")
 class Contender:
     """A network that learns from a job's windows."""
 
-    def __init__(self, job: Path, threads: int | None) -> None:
+    def __init__(self, job: Path, threads: int | None, overrides: Sequence[str] = ()) -> None:
         import torch
 
         from geounet.config.train import load_train
@@ -37,7 +37,7 @@ class Contender:
         from geounet.training.run import recipe_of, threads_of
         from geounet.training.start import start
 
-        self.job = load_train(job)
+        self.job = load_train(job, overrides)
         note(f"{job.stem}: data")
         self.data = load_data(self.job)
         self.card = about.card_of(self.job, self.data)

@@ -22,6 +22,7 @@ from benchmarks import (
     landcover,
     material,
     memory,
+    network,
     overhead,
     peers,
     precision,
@@ -242,20 +243,36 @@ def test_scenes(work: Path, tmp_path: Path) -> None:
         assert part.bounds.top == pytest.approx((whole.bounds.top + whole.bounds.bottom) / 2)
 
 
-def test_training_is_measured_from_scenes_and_from_memory(tmp_path: Path) -> None:
-    job = tmp_path / "small.yaml"
+def small_training(folder: Path) -> Path:
+    job = folder / "small.yaml"
     job.write_text(
         "classes: [land, building]\n"
         "data: [{generated: {seeds: [0, 1], size: 128, values: {land: land, building: building}}}]\n"
         "sampling: {size: 64, batch: 2, statistics: 4}\n"
         "model: {encoder: tu-mobilenetv3_small_050, arguments: {encoder_depth: 3, decoder_channels: [16, 8, 8]}}\n"
     )
+    return job
+
+
+def test_training_is_measured_from_scenes_and_from_memory(tmp_path: Path) -> None:
+    job = small_training(tmp_path)
     row = training.measured(job, steps=2, repeats=1, threads=1)
     assert row["job"] == "small"
     assert row["from memory, windows/s"] > 0
     assert row["from scenes, windows/s"] > 0
     assert 0 < row["preparing % of both"] < 100
     assert 0 <= row["waiting for data %"] <= 100
+
+
+def test_networks_are_timed_in_the_steps_that_make_them_ready(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "TILE", 64)
+    monkeypatch.setattr(network, "random_model", lambda work: material.random_model(work, "tiny"))
+    tables = network.run(work, None, repeats=1, steps=1, job=small_training(tmp_path))["tables"]
+    for rows in tables.values():
+        assert any("fp32" in str(row) for row in rows)
+        assert all(value > 0 for row in rows for name, value in row.items() if name.endswith(", s"))
 
 
 def test_colours_alone_are_learnt_and_measured_on_other_scenes() -> None:
