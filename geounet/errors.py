@@ -65,3 +65,8 @@ def first_line(error: BaseException) -> str:
     """Return the first line of an exception's text; its class's name where it has none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def code_of(failed: int, count: int) -> int:
+    """Return the exit code of work of which a number failed, or would: 0 none, 3 some, 1 all."""
+    return 0 if not failed else 1 if failed == count else 3

@@ -34,7 +34,7 @@ from geounet.engine.manifest import FORMAT, check_apart, read_manifest
 from geounet.engine.plan import check_model, versions
 from geounet.engine.pool import InlinePool, Pool
 from geounet.engine.scene import SceneRun
-from geounet.errors import GeounetError, JobError, UnknownModelError
+from geounet.errors import GeounetError, JobError, UnknownModelError, code_of
 from geounet.models.bundle import Bundle, load_bundle
 from geounet.raster.scene import SceneSpec
 from geounet.report.task import Ahead
@@ -384,10 +384,8 @@ def _failed(scene: SceneRun, error: GeounetError) -> dict[str, Any]:
 
 
 def _exit_code(entries: list[dict[str, Any]]) -> int:
-    failed = [e for e in entries if e["state"] == "failed"]
-    if failed:
-        return 1 if len(failed) == len(entries) else 3
-    return 3 if any(e.get("blocks", {}).get("failed") for e in entries) else 0
+    code = code_of(sum(entry["state"] == "failed" for entry in entries), len(entries))
+    return 3 if code == 0 and any(e.get("blocks", {}).get("failed") for e in entries) else code
 
 
 def _wanting(manifest: dict[str, Any]) -> bool:

@@ -10,6 +10,7 @@ import click
 
 from geounet.cli.options import json_option, takes_job
 from geounet.cli.run import conclude, summary
+from geounet.errors import code_of
 
 if TYPE_CHECKING:
     from geounet.batch.run import Rounds
@@ -68,7 +69,7 @@ def _foretell(job: Job, rounds: Rounds, as_json: bool) -> int:
 
     entries = outlook(job, rounds)
     bad = sum(entry["state"] in ("refused", "given up") for entry in entries)
-    code = 0 if not bad else 1 if bad == len(entries) else 3
+    code = code_of(bad, len(entries))
     if as_json:
         click.echo(json.dumps(entries, indent=1))
         return code

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from geounet.cli.options import json_option, takes_job
+from geounet.errors import code_of
 
 if TYPE_CHECKING:
     from geounet.config.job import Job
@@ -32,7 +33,7 @@ def show_plan(job: Job, as_json: bool) -> int:
 
     entries = plan_job(job)
     refused = sum(entry["state"] == "refused" for entry in entries)
-    code = 0 if not refused else 1 if refused == len(entries) else 3
+    code = code_of(refused, len(entries))
     if as_json:
         click.echo(json.dumps(entries, indent=1))
         return code
