@@ -110,7 +110,7 @@ class MaskReader:
     def __init__(self, mask: Mask, dataset: Any, classes: Classes) -> None:
         self._mask, self._dataset = mask, dataset
         flags = [flag.name for flag in dataset.mask_flag_enums[mask.band - 1]]
-        self._plain = flags == ["all_valid"] or (flags == ["nodata"] and dataset.nodata == NODATA)
+        self._plain = flags == ["all_valid"] or (flags == ["nodata"] and (mask.blank or dataset.nodata == NODATA))
         self._values = np.array(sorted(classes.of_mask), dtype=np.int64)
         self._codes = np.array([classes.of_mask[int(v)] for v in self._values], dtype=np.uint8)
 
@@ -155,14 +155,17 @@ def mask_reader(mask: Mask | None, classes: Classes) -> Iterator[MaskReader | No
 
 @dataclass(frozen=True)
 class OneClass:
-    """Where a reader has a class: 1, elsewhere 255."""
+    """Where a reader has a class: 1, where it has another one: `others`, elsewhere 255."""
 
     reader: Any
     code: int
+    others: int = NODATA
 
     def read(self, rect: Rect) -> U8:
         """Return values `(rows, cols)`."""
-        return np.where(self.reader.read(rect) == self.code, np.uint8(1), np.uint8(NODATA))
+        found = self.reader.read(rect)
+        rest = np.where(found == NODATA, np.uint8(NODATA), np.uint8(self.others))
+        return np.where(found == self.code, np.uint8(1), rest)
 
 
 class Comparison:
@@ -260,7 +263,7 @@ class Comparison:
     def _roads(self, side: str, reader: Any, code: int) -> Geometries | None:
         shapes = self.truth.lines(code) if side == "truth" else self._layer(("road_edges", "roads"), LINES)
         if shapes is None and reader is not None:
-            shapes = skeletonized(OneClass(reader, code), self.ground, self.work, f"{side}-roads")
+            shapes = skeletonized(OneClass(reader, code, others=0), self.ground, self.work, f"{side}-roads")
         return shapes
 
     def _layer(self, names: tuple[str, ...], kinds: tuple[int, ...]) -> Geometries | None:

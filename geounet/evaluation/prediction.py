@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,8 @@ from geounet.raster.vectors import ENDINGS
 from geounet.types import NODATA
 from geounet.vector.ingest import described, distinct
 from geounet.vector.source import opened
+
+logger = logging.getLogger(__name__)
 
 _EXTENT_PX = 2048
 """Longer side that a mask is reduced to where only its extent is of interest."""
@@ -83,6 +86,8 @@ class Mask:
         In the order of the evaluation; their `code` is the value in the raster.
     named
         Whether names come from the file or a manifest, and are not just the values.
+    blank
+        Whether its 0, which it declares as nodata, is what its one class is not.
     """
 
     path: Path
@@ -90,6 +95,7 @@ class Mask:
     grid: Grid
     classes: tuple[ClassInfo, ...]
     named: bool
+    blank: bool = False
 
 
 @dataclass(frozen=True)
@@ -159,6 +165,10 @@ def read_mask(path: Path, band: int | None = None, classes: Sequence[ClassInfo] 
             return Mask(path, band, grid, tuple(classes), True)
         names, colours_of = described(path, dataset, band)
         values = sorted((set(names) | set(distinct(path, dataset, band))) - {NODATA})
+        blank = len(set(values) - {0}) == 1 and declares(dataset, band, 0)
+        if blank:
+            logger.warning("%s: holds one class, and declares 0 as nodata: what is 0 counts as none of it", path)
+            values = sorted({0, *values})
         text = (dataset.descriptions[band - 1] or "").strip()
         if text and dataset.count > 1 and not names and set(values) <= {0, 1}:
             names, values = {0: "background", 1: text}, [0, 1]
@@ -172,7 +182,13 @@ def read_mask(path: Path, band: int | None = None, classes: Sequence[ClassInfo] 
         if not 0 <= value <= 254:
             raise VectorError(f"{path}: holds the value {value}, expected class codes from 0 to 254 (255: nothing)")
         found.append(ClassInfo(name=name, code=value, colour=colour, kind=kind_of(name)))
-    return Mask(path, band, grid, tuple(found), bool(names))
+    return Mask(path, band, grid, tuple(found), bool(names), blank)
+
+
+def declares(dataset: Any, band: int, value: int) -> bool:
+    """Return whether a value is what a band of an open raster declares as nodata."""
+    flags = [flag.name for flag in dataset.mask_flag_enums[band - 1]]
+    return flags == ["nodata"] and dataset.nodatavals[band - 1] == value
 
 
 def predictions(path: Path, band: int | None = None) -> list[Prediction]:

@@ -72,7 +72,7 @@ def parts(shapes: Geometries, kinds: tuple[int, ...]) -> Geometries:
     broken = np.isin(shapely.get_type_id(shapes), AREAS) & ~shapely.is_valid(shapes)
     if broken.any():
         shapes = shapes.copy()
-        shapes[broken] = shapely.make_valid(shapes[broken])
+        shapes[broken] = vectors.made_valid(shapes[broken])
     # A collection may hold collections.
     single = shapely.get_parts(shapely.get_parts(shapes))
     single = single[np.isin(shapely.get_type_id(single), kinds)]
@@ -93,7 +93,10 @@ def polygonized(plane: Plane, shape: tuple[int, int], folder: Path, name: str) -
 
 
 def skeletonized(plane: Plane, ground: Ground, folder: Path, name: str) -> Geometries:
-    """Return the centre lines of the areas of a plane that are 1, in map coordinates, as `geounet run` makes them."""
+    """Return the centre lines of the areas of a plane that are 1, in map coordinates, as `geounet run` makes them.
+
+    Gaps are bridged over what is known to be none of it: 0, and not 255.
+    """
     stage = skeleton.Stage(plane, None, CellGrid(ground.rows, ground.cols, DEFAULT_CELL), str(folder), name)
     made = roads(stage, SerialExecutor(), ground, Roads())
     return np.asarray(shapely.from_wkb(made.edges.column("geom").to_numpy(zero_copy_only=False)), dtype=object)
@@ -247,8 +250,10 @@ class Trimmed:
         gaps = [shapely.union_all(_areas(np.array(self._gaps[place], dtype=object))) for place in holed.tolist()]
         shapes[holed] = shapely.difference(_areas(shapes[holed]), np.array(gaps, dtype=object))
         whole[holed] = False
-        # Where edges of windows met those of gaps there are vertices on straight lines; a normal ring begins at none.
-        shapes[~whole] = shapely.simplify(shapely.normalize(_areas(shapes[~whole])), 0)
+        # Where edges of windows met those of gaps there are vertices on straight lines; a normal ring begins at none,
+        # but parts are sorted by all of them.
+        simple = shapely.simplify(shapely.normalize(_areas(shapes[~whole])), 0)
+        shapes[~whole] = shapely.normalize(simple)
         single, place = shapely.get_parts(shapes, return_index=True)
         size = np.where(shapely.get_type_id(single) == AREAS[0], shapely.area(single), 0.0)
         largest = np.zeros(len(shapes))

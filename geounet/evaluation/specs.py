@@ -17,7 +17,7 @@ from geounet.config.document import read
 from geounet.config.job import Section
 from geounet.config.problems import problems
 from geounet.errors import JobError, LabelError, VectorError
-from geounet.evaluation.prediction import Mask, read_mask
+from geounet.evaluation.prediction import Mask, declares, read_mask
 from geounet.evaluation.shapes import layers_of
 from geounet.evaluation.truth import IGNORED, OTHER, Spec
 from geounet.raster.vectors import ENDINGS, NoColumnError, UnreadableError, read_layer
@@ -236,6 +236,10 @@ def _values(path: Path, predicted: Sequence[ClassInfo], band: int, coded: Coded)
         names = {value: name.strip() for value, name in described(path, dataset, band)[0].items() if name.strip()}
         whole = np.dtype(dataset.dtypes[band - 1]).kind in "iu" if band <= dataset.count else False
         values = set(distinct(path, dataset, band)) if whole else set()
+        # Beside several classes declared nodata is nothing; beside a single one it is what that is not.
+        blank = band <= dataset.count and declares(dataset, band, 0)
+        single = blank and len((values | names.keys()) - {0, NODATA}) == 1
+        nothing = {"0"} if blank and not single else set()
     if coded != "values" and names:
         known = {info.name for info in predicted}
         foreign = sorted(set(names.values()) - known)
@@ -245,7 +249,8 @@ def _values(path: Path, predicted: Sequence[ClassInfo], band: int, coded: Coded)
                 f"counts as with --values, as in --values '{next(v for v, n in names.items() if n == foreign[0])}="
                 f"{OTHER}'"
             )
-        return {"255": IGNORED} | {str(value): name for value, name in names.items()}
+        rest = {"0": _background(predicted, set(names.values()))} if single and 0 not in names else {}
+        return _without({"255": IGNORED} | rest | {str(value): name for value, name in names.items()}, nothing)
     if values == {0, NODATA}:
         raise JobError(
             f"{path}: holds 0 and 255 and no names: if 255 is a class, say which with --class NAME; if it is nothing, "
@@ -257,7 +262,11 @@ def _values(path: Path, predicted: Sequence[ClassInfo], band: int, coded: Coded)
             raise JobError(f"{path}: its values have no names; say which are which with --values 'VALUE=CLASS,…', or "
                            "with --class NAME")  # fmt: skip
         return {"0": OTHER, "255": IGNORED, str(classes[0] if classes else 1): predicted[0].name}
-    return {"255": IGNORED} | {str(info.code): info.name for info in predicted}
+    return _without({"255": IGNORED} | {str(info.code): info.name for info in predicted}, nothing)
+
+
+def _without(table: dict[str, str], keys: Collection[str]) -> dict[str, str]:
+    return {key: name for key, name in table.items() if key not in keys}
 
 
 def with_labels(files: Sequence[Path], mask: Mask, band: int) -> Mask:

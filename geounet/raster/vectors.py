@@ -54,6 +54,14 @@ class Layer:
     crs: str | None
 
 
+def made_valid(shapes: Any) -> Any:
+    """Return geometries with valid areas: what two parts, or two turns of an outline, both cover is covered.
+
+    By default GEOS makes a hole of it.
+    """
+    return shapely.make_valid(shapes, method="structure", keep_collapsed=False)
+
+
 def layers_of(file: str | Path) -> dict[str, str]:
     """Return the spatial layers of a vector file with their geometry types, as GDAL calls them.
 

@@ -80,6 +80,13 @@ def test_single_parts_of_all_sorts() -> None:
     assert all(shapely.is_valid(parts(shapes, AREAS)))
 
 
+def test_parts_that_overlap_are_one_without_a_hole() -> None:
+    both = shapely.MultiPolygon([shapely.box(0, 0, 4, 4), shapely.box(2, 2, 6, 6)])
+    (found,) = parts(np.array([both], dtype=object), AREAS)
+    assert found.area == 28
+    assert len(found.interiors) == 0
+
+
 @given(values=arrays(np.uint8, (7, 9), elements=st.sampled_from([1, 255])))
 @settings(max_examples=25)
 def test_polygons_of_a_plane_are_those_of_gdal(tmp_path_factory: pytest.TempPathFactory, values: np.ndarray) -> None:
