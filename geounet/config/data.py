@@ -209,6 +209,12 @@ class Data(Section):
             raise ValueError(f"scale: found {self.scale.range}, expected a lowest and a highest, above 0")
         if self.generated is not None and (self.labels is not None or self.complete is not None):
             raise ValueError("generated scenes bring their own labels; leave out labels and complete")
+        if self.generated is not None:
+            ours = [key for key in ("bands", "nodata", "aoi", "gsd") if getattr(self, key) is not None]
+            if ours:
+                raise ValueError(
+                    f"{', '.join(ours)}: for files; generated scenes have `generated.bands` and `generated.gsd`"
+                )
         return self
 
 
@@ -224,7 +230,7 @@ class Split(Section):
         Field(description="the same, for pixels that nothing learns from or chooses by"),
     ] = None
     block: Annotated[Annotated[Whole, Field(ge=64)], Field(description="side of a block, px of the scene")] = 1024
-    margin: Annotated[Annotated[Whole, Field(ge=0)], Field(description="px around held-out blocks not trained on")] = 0
+    margin: Annotated[Annotated[Whole, Field(ge=0)], Field(description="px around held-out ground not trained on")] = 0
     folds: Annotated[Annotated[Whole, Field(ge=2)] | None, Field(description="k of k-fold cross-validation")] = None
     fold: Annotated[Annotated[Whole, Field(ge=0)], Field(description="which fold validates, from 0")] = 0
     seed: Annotated[Annotated[Whole, Field(ge=0)], Field(description="which blocks are held out")] = 0

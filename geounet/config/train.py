@@ -124,7 +124,7 @@ class Optimiser(Section):
     name: Annotated[Literal["adamw", "adam", "sgd"], Field(description="which optimiser")] = "adamw"
     rate: Annotated[Finite, Field(gt=0, description="highest learning rate")] = 1e-3
     decay: Annotated[NonNegative, Field(description="weight decay")] = 1e-2
-    momentum: Annotated[Share, Field(description="momentum of sgd, first beta of adam")] = 0.9
+    momentum: Annotated[Finite, Field(ge=0, lt=1, description="momentum of sgd, first beta of adam")] = 0.9
     encoder: Annotated[NonNegative, Field(description="factor of the encoder's learning rate")] = 1.0
     clip: Annotated[
         Annotated[Finite, Field(gt=0)] | None, Field(description="largest norm of the gradient; null: any")
@@ -223,7 +223,15 @@ class TrainJob(Section):
                 if name not in [c.name for c in self.classes]:
                     names = ", ".join(c.name for c in self.classes)
                     raise ValueError(f"loss.class_weights: {name!r} is no class; known are {names}")
+        if weights != "none" and self.model.activation == "sigmoid" and len(self.classes) == 1:
+            raise ValueError(
+                "loss.class_weights: one class and activation sigmoid leave nothing to weigh; leave it out, or take a "
+                "loss that favours one side (tversky: alpha, beta)"
+            )
         if self.bands is not None:
+            twice = sorted({name for name in self.bands if self.bands.count(name) > 1})
+            if twice:
+                raise ValueError(f"bands: {', '.join(map(str, twice))} is named twice; each band is taken once")
             for index, data in enumerate(self.data):
                 if data.bands is not None and len(data.bands) != len(self.bands):
                     raise ValueError(f"data[{index}].bands: {len(data.bands)} bands for the job's {len(self.bands)}")
@@ -323,7 +331,8 @@ def load_train(path: str | Path, overrides: Sequence[str] = ()) -> TrainJob:
     document = read(job_text(file, "training job"), str(path), needs="`classes:` and `data:`", numbers=True)
     origins = {key: f"{path}:{line}" for key, line in document.lines.items()}
     base = file.absolute().parent
-    data = anchored({"out": "out", "root": ".", **document.data}, base)
+    given = {key: value for key, value in document.data.items() if key not in ("out", "root") or value is not None}
+    data = anchored({"out": "out", "root": ".", **given}, base)
     for text in overrides:
         keys, value = parse_override(text, TrainJob)
         data = merge(data, anchored(nested(keys, value), Path.cwd()))

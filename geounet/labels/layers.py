@@ -120,6 +120,8 @@ def files_of(data: Data, codes: Mapping[str, int], scenes: Sequence[Frame], file
                 _check_meets(raster, scenes)
                 placed.append(raster)
         result.append(Files(spec, tuple(vectors), tuple(placed), _paired(loose, files, here)))
+    if data.complete is not None and data.complete.area != "scene":
+        _check_area(data.complete, scenes, root)
     for frame, file in zip(scenes, files, strict=True):
         if each and data.complete is None and not any(_covers(entry, frame, str(file)) for entry in result):
             raise LabelError(f"{file}: none of the label files of {key} covers this scene; leave it out or label it")
@@ -313,10 +315,40 @@ def complete_area(complete: Complete, frame: Frame, root: Path) -> Any:
         raise LabelError(f"{file}: the completely labelled area has a CRS, the scene {frame.name} has none")
     move = mover(crs, frame.crs)
     if move is not None:
-        x0, y0, x1, y1 = shapely.total_bounds(polygons)
-        polygons = shapely.segmentize(polygons, max(x1 - x0, y1 - y0) / 64)
+        polygons = _near(polygons, frame.bounds(crs))
+        if len(polygons):
+            x0, y0, x1, y1 = shapely.total_bounds(polygons)
+            polygons = shapely.segmentize(polygons, max(x1 - x0, y1 - y0) / 64)
         polygons = shapely.transform(polygons, lambda p: np.column_stack(move.transform(p[:, 0], p[:, 1])))
+    if not np.isfinite(shapely.get_coordinates(polygons)).all():
+        raise LabelError(
+            f"{file}: the completely labelled area reaches beyond where the CRS of {frame.name} is defined"
+        )
     return shapely.transform(polygons, frame.to_pixels)
+
+
+def _near(polygons: Any, bounds: tuple[float, float, float, float] | None) -> Any:
+    """Return the parts of polygons around a scene: what is far away may have no place in its CRS."""
+    if bounds is None:
+        return polygons
+    x0, y0, x1, y1 = bounds
+    beyond = max(x1 - x0, y1 - y0) / 8
+    polygons = shapely.intersection(polygons, shapely.box(x0 - beyond, y0 - beyond, x1 + beyond, y1 + beyond))
+    return polygons[shapely.area(polygons) > 0]
+
+
+def _check_area(complete: Complete, scenes: Sequence[Frame], root: Path) -> None:
+    """Refuse an area that is on none of the scenes."""
+    for frame in scenes:
+        if len(_meeting(complete_area(complete, frame, root), Rect(0, 0, *frame.shape))):
+            return
+    where, crs = (complete.area, None) if isinstance(complete.area, str) else ("the rectangle", complete.crs)
+    there = scenes[0].bounds(crs)
+    seen = "" if there is None else f": {scenes[0].name} lies at {', '.join(f'{v:.6g}' for v in there)}"
+    raise LabelError(
+        f"complete.area: {where} overlaps none of the scenes{seen}"
+        f"{f' ({crs_name(crs)})' if crs is not None else ''}; is its CRS right?"
+    )
 
 
 def _meeting(polygons: Any, rect: Rect) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import rasterio
 from affine import Affine
 from numpy.typing import NDArray
-from rasterio.enums import ColorInterp, Resampling
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.vrt import WarpedVRT
 
 from geounet.config.data import Labels
@@ -21,6 +22,7 @@ from geounet.labels.values import IGNORED, value_of
 from geounet.labels.vectors import UNKNOWN
 from geounet.raster.env import GDAL_ERRORS, gdal_env, one_line
 from geounet.raster.source import open_source, read_window
+from geounet.raster.validity import occurs
 from geounet.types import Rect
 
 _REFUSED = -2
@@ -105,11 +107,16 @@ class RasterLayer:
             raise LabelError(f"{file}: `column` is for vector files; for a raster, `values` are its pixel values")
         self._raster = _opened(file)
         self._source = self._raster
+        self._alpha: int | None = None
+        """Band of the warped raster that tells where it has pixels."""
+        self._all_known = False
+        """Whether what the file declares as nodata is listed: a class of its own."""
         self._frame = frame
         try:
             self._bands = self._choose_bands()
             self._rules = _rules(spec, codes)
             self._table = self._palette()
+            self._all_known = self._lists_nodata()
             self._place(frame)
         except BaseException:
             self.close()
@@ -147,6 +154,19 @@ class RasterLayer:
             table[index] = red << 16 | green << 8 | blue
         return table
 
+    def _lists_nodata(self) -> bool:
+        """Return whether the job says what pixels are that hold the declared nodata value (0, often: no building)."""
+        raster, spec = self._raster, self._spec
+        if (spec.values is None and spec.colours is None) or ColorInterp.alpha in raster.colorinterp:
+            return False
+        if any(MaskFlags.nodata not in raster.mask_flag_enums[band - 1] for band in self._bands):
+            return False
+        kind, declared = raster.dtypes[0], [raster.nodatavals[band - 1] for band in self._bands]
+        if not all(math.isfinite(value) and occurs(value, kind) for value in declared):
+            return False
+        planes = np.array(declared).astype(kind).reshape(-1, 1, 1)
+        return int(self._keys(planes)[0, 0]) in self._rules.table
+
     def _place(self, frame: Frame) -> None:
         raster = self._raster
         placed = not raster.transform.is_identity and frame.georeferenced
@@ -175,7 +195,9 @@ class RasterLayer:
                 resampling=Resampling.nearest,
                 tolerance=_EXACT,
                 add_alpha=not alpha,
+                **({"src_nodata": None, "nodata": None} if self._all_known else {}),
             )
+            self._alpha = 1 + [band == ColorInterp.alpha for band in self._source.colorinterp].index(True)
         except GDAL_ERRORS as error:
             raise LabelError(
                 f"{self._file}: cannot be brought from {crs_name(_wkt(raster))} onto the grid of the scene "
@@ -203,8 +225,13 @@ class RasterLayer:
             with rasterio.Env(**gdal_env()):
                 planes = read_window(self._source, rect, self._bands)
                 # A colour is nodata where all of its bands are: pure green has no red either.
-                masks = [read_window(self._source, rect, [band], masks=True) for band in self._bands]
-                valid = np.any(masks, axis=0)
+                if self._alpha is not None:  # GDAL makes a mask of it for unsigned types only
+                    valid = read_window(self._source, rect, [self._alpha])[0] > 0
+                elif self._all_known:
+                    valid = np.ones(rect.shape, dtype=bool)
+                else:
+                    masks = [read_window(self._source, rect, [band], masks=True) for band in self._bands]
+                    valid = np.any(masks, axis=0)
         except SceneError as error:
             raise LabelError(str(error)) from None
         if planes.dtype.kind == "f":

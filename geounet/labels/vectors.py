@@ -21,7 +21,7 @@ from geounet.config.data import Contact, Labels, Not
 from geounet.errors import LabelError
 from geounet.labels.frames import Frame, crs_name, mover, on_earth
 from geounet.labels.values import IGNORED, value_of
-from geounet.raster.vectors import UnreadableError, read_layer
+from geounet.raster.vectors import UnreadableError, made_valid, read_layer
 from geounet.types import Rect
 
 UNKNOWN = -1
@@ -153,7 +153,7 @@ def _mended(shapes: Any) -> Any:
     shapes = shapes.copy()
     for place in np.flatnonzero(broken):
         # a collection may hold multi-polygons
-        single = shapely.get_parts(shapely.get_parts(shapely.make_valid(shapes[place])))
+        single = shapely.get_parts(shapely.get_parts(made_valid(shapes[place])))
         single = single[shapely.area(single) > 0]
         shapes[place] = single[0] if len(single) == 1 else shapely.multipolygons(single)
     return shapes

@@ -106,8 +106,7 @@ def import_model(
         value = option or data.get(key) or said
         if value is not None:
             data[key] = value
-    if "arguments" not in data:
-        data["arguments"] = arguments_of(found, data.get("architecture"))
+    data["arguments"] = {**arguments_of(found, data.get("architecture")), **(data.get("arguments") or {})}
     if found.probabilities and data["activation"] == found.activation:
         data.setdefault("output", "probabilities")
     data["name"] = name or data.get("name") or re.sub(r"[^A-Za-z0-9._-]+", "-", dest.name).strip("-._")

@@ -20,7 +20,7 @@ from shapely.affinity import translate
 from geounet.errors import SceneError
 from geounet.raster.env import one_line
 from geounet.raster.georef import horizontal
-from geounet.raster.vectors import UnreadableError, layers_of, read_layer
+from geounet.raster.vectors import UnreadableError, layers_of, made_valid, read_layer
 from geounet.types import Rect
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _load(file: str) -> tuple[Any, str | None]:
 
 def _polygons(shapes: Any) -> Any:
     """Return the valid polygons of geometries."""
-    shapes = shapely.make_valid(shapes[~(shapely.is_missing(shapes) | shapely.is_empty(shapes))])
+    shapes = made_valid(shapes[~(shapely.is_missing(shapes) | shapely.is_empty(shapes))])
     shapes = shapely.get_parts(shapes)
     return shapes[np.isin(shapely.get_type_id(shapes), (3, 6))]
 
@@ -104,7 +104,7 @@ def _to_scene(file: str, shapes: Any, crs: str | None, scene_crs: str | None) ->
         raise SceneError(f"{file}: cannot be transformed to the scene's CRS: {one_line(error)}") from None
     if not np.isfinite(shapely.get_coordinates(moved)).all():
         raise SceneError(f"{file}: the area of interest reaches beyond where the scene's CRS is defined")
-    return shapely.make_valid(moved)
+    return made_valid(moved)
 
 
 class Area:

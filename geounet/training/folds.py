@@ -26,15 +26,12 @@ from geounet.models.device import resolve
 from geounet.training.dataset import check_folds
 from geounet.training.gather import gather
 from geounet.training.ranks import joined
-from geounet.training.record import DONE, MODEL
+from geounet.training.record import DONE, FOLDS, MODEL
 from geounet.training.run import TrainResult, train_on
 from geounet.training.start import check_start
 from geounet.types import Progress
 
 logger = logging.getLogger(__name__)
-
-SUMMARY = "folds.json"
-"""In the output folder: the measures of all folds, their mean and spread."""
 
 _MEASURES = ("miou", "accuracy", "iou", "precision", "recall")
 
@@ -86,10 +83,10 @@ def train_folds(job: TrainJob, progress: Progress | None = None) -> FoldsResult:
     if count is None:
         raise ValueError("the job has no split.folds")
     folder = Path(job.out).absolute()
-    if (folder / DONE).exists() and not job.run.overwrite:
-        raise OutputExistsError(
-            f"{folder}: holds a training without folds; choose another folder (--out), or replace it (--overwrite)"
-        )
+    foreign = (folder / MODEL).exists() and not (folder / FOLDS).exists()
+    if ((folder / DONE).exists() or foreign) and not job.run.overwrite:
+        held = "a training without folds" if (folder / DONE).exists() else f"a model that no training made ({MODEL})"
+        raise OutputExistsError(f"{folder}: holds {held}; choose another folder (--out), or replace it (--overwrite)")
     device, _ = resolve(job.run.device, job.run.precision, "--set run.device=cpu")
     with ExitStack() as stack:
         ranks = stack.enter_context(joined(device))
@@ -108,9 +105,9 @@ def train_folds(job: TrainJob, progress: Progress | None = None) -> FoldsResult:
         summary = summarised(job, results)
         bundle = _same(folder, results)
         unchanged = bundle is not None and all(result.unchanged for result in results)
-        if ranks.first and not (unchanged and (folder / SUMMARY).exists()):
+        if ranks.first and not (unchanged and (folder / FOLDS).exists()):
             (folder / DONE).unlink(missing_ok=True)
-            write_text(folder / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+            write_text(folder / FOLDS, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
             metrics = {"measured_on": f"validation of {count} folds", **summary["mean"], "spread": summary["spread"]}
             bundle = save_ensemble(
                 folder / MODEL,

@@ -9,7 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from typing import get_args
 
+from geounet.config.card import DataType
 from geounet.config.data import Data
 from geounet.config.job import BandSet
 from geounet.config.train import TrainJob
@@ -179,7 +181,21 @@ def _zoom(job: TrainJob, frame: Frame) -> tuple[float, float]:
 
 
 def _common(job: TrainJob, sources: Sequence[Source]) -> tuple[tuple[str, ...], str]:
+    """Return the names of the bands and the stored type that all scenes have.
+
+    Raises
+    ------
+    JobError, SceneError
+        If they differ, or a model cannot have them.
+    """
     first = sources[0]
+    if first.dtype not in get_args(DataType):
+        raise SceneError(
+            f"{first.name}: holds {first.dtype}; models take {', '.join(t for t in get_args(DataType) if t != 'any')}; "
+            "convert the scenes (gdal_translate -ot)"
+        )
+    # Where nobody says which bands are taken, all are, in the order of the file.
+    unnamed = [s for s in sources if job.bands is None and job.data[s.data].bands is None]
     for source in sources[1:]:
         if len(source.bands) != len(first.bands):
             raise SceneError(
@@ -190,10 +206,30 @@ def _common(job: TrainJob, sources: Sequence[Source]) -> tuple[tuple[str, ...], 
             raise SceneError(
                 f"{source.name}: holds {source.dtype}, {first.name} holds {first.dtype}; a model takes one data type"
             )
+        if source.scaled != first.scaled:
+            yes, no = (source, first) if source.scaled else (first, source)
+            raise SceneError(
+                f"{yes.name}: has a scale or offset that makes other values of those stored, {no.name} has none; a "
+                "model takes values of one kind"
+            )
+    for source in unnamed[1:]:
+        _check_order(source, unnamed[0])
     names = tuple(job.bands) if job.bands is not None else first.bands
+    if len(set(names)) < len(names):  # in a job they are not
+        names = tuple(f"band{number}" for number in range(1, len(names) + 1))
     if len(names) != len(first.bands):
         raise JobError(f"bands: found {len(names)} ({', '.join(names)}), the scenes have {len(first.bands)}")
     return names, first.dtype
+
+
+def _check_order(source: Source, first: Source) -> None:
+    """Refuse a scene that has a band of the first one's name in another place."""
+    ours, theirs = ([name.casefold() for name in one.bands] for one in (source, first))
+    if any(name in theirs and ours.index(name) != theirs.index(name) for name in ours):
+        raise SceneError(
+            f"{source.name}: its bands are {', '.join(source.bands)}, those of {first.name} {', '.join(first.bands)}; "
+            f"give the job's `bands: [{', '.join(first.bands)}]`, and they are found by name"
+        )
 
 
 def _keep(job: TrainJob, sources: Sequence[Source]) -> None:

@@ -24,13 +24,21 @@ _ROWS = 16
 """Rows of the rectangles that stand for slanting outlines."""
 
 
-def meeting(frames: Sequence[Frame]) -> list[tuple[int, int]]:
-    """Return the pairs of scenes that share more ground than a strip of a few pixels; none where no pair does."""
+def meeting(frames: Sequence[Frame], margin: int = 0) -> list[tuple[int, int]]:
+    """Return the pairs of scenes that share more ground than a strip of a few pixels; none where no pair does.
+
+    With a `margin`, also those that are less than so many pixels of either one apart.
+    """
     outlines = [(k, frame.outline()) for k, frame in enumerate(frames) if frame.crs is not None]
     kept = [(k, outline) for k, outline in outlines if outline is not None]
     if len(kept) < 2:
         return []
     numbers, shapes = [k for k, _ in kept], np.asarray([outline for _, outline in kept])
+    near = []
+    if margin:
+        pixels = [(shape.area / np.prod(frames[k].shape)) ** 0.5 for k, shape in kept]
+        one, other = shapely.STRtree(shapes).query(shapely.buffer(shapes, margin * np.array(pixels)), "intersects")
+        near = [(numbers[min(pair)], numbers[max(pair)]) for pair in zip(one.tolist(), other.tolist(), strict=True)]
     one, other = shapely.STRtree(shapes).query(shapes, predicate="intersects")
     wide, broad = [], []
     for a, b in sorted((a, b) for a, b in zip(one.tolist(), other.tolist(), strict=True) if a < b):
@@ -42,7 +50,7 @@ def meeting(frames: Sequence[Frame]) -> list[tuple[int, int]]:
         elif 2 * common.area > _STRIP * max(sizes) ** 0.5 * common.length:
             broad.append((numbers[a], numbers[b]))
     # sheets that overlap also share their corners, which are small
-    return sorted(wide + broad) if wide else []
+    return sorted({*(wide + broad if wide else []), *((a, b) for a, b in near if a < b)})
 
 
 def leaders(blocks: Sequence[tuple[Frame, Rect]]) -> list[int]:

@@ -19,6 +19,9 @@ CHECKPOINTS, MODEL, DONE = "checkpoints", "model", "training.json"
 CURVES, SAMPLES, BOARD = "curves.png", "samples", "tensorboard"
 """What an output folder holds, besides the log."""
 
+FOLDS = "folds.json"
+"""That of a cross-validation, whose model is an ensemble, holds the measures of all folds, their mean and spread."""
+
 _RECORD = "record.json"
 
 
@@ -71,16 +74,20 @@ def resumed(folder: Path, fingerprint: str, *, overwrite: bool) -> dict[str, Any
     OutputExistsError
         If the folder holds another training.
     """
-    known = known_record(folder, fingerprint)
-    if known is not None or _held(folder) is None:
+    if (folder / FOLDS).exists():
+        held = "a cross-validation"
+    elif (known := known_record(folder, fingerprint)) is not None:
         return known
-    if not overwrite:
+    elif _held(folder) is not None:
         state = "finished" if (folder / DONE).exists() else "unfinished"
-        raise OutputExistsError(
-            f"{folder}: holds the {state} training of another job, or of other data; choose another folder (--out), or "
-            "replace it (--overwrite)"
-        )
-    for name in (DONE, LOG, CURVES):
+        held = f"the {state} training of another job, or of other data"
+    elif (folder / MODEL).exists():
+        held = f"a model that no training made ({MODEL})"
+    else:
+        return None
+    if not overwrite:
+        raise OutputExistsError(f"{folder}: holds {held}; choose another folder (--out), or replace it (--overwrite)")
+    for name in (DONE, FOLDS, LOG, CURVES):
         (folder / name).unlink(missing_ok=True)
     for name in (STATE, BEST, LAST, _RECORD):
         (folder / CHECKPOINTS / name).unlink(missing_ok=True)

@@ -82,13 +82,13 @@ class Sides:
     def only(self, rect: Rect) -> Side | None:
         """Return the side of all pixels of a rectangle (also beyond the scene); None if they are of several."""
         whole = Rect(0, 0, int(self.rows[-1]), int(self.cols[-1]))
-        near = Rect(rect.y0 - self.margin, rect.x0 - self.margin, rect.y1 + self.margin, rect.x1 + self.margin)
-        near = near.intersection(whole)
+        around = Rect(rect.y0 - self.margin, rect.x0 - self.margin, rect.y1 + self.margin, rect.x1 + self.margin)
+        near = around.intersection(whole)
         if near.empty:
             return Side.train
         y0, x0, y1, x1 = self._spans(np.array([near]))[:, 0].tolist()
         found = np.unique(self.table[y0:y1, x0:x1])
-        if len(found) > 1 or (self._reaching(near)[:, 4] > found[0]).any():
+        if len(found) > 1 or (self._reaching(around)[:, 4] > found[0]).any():
             return None
         return Side(int(found[0]))
 
@@ -122,7 +122,8 @@ class Sides:
     def sole(self, rects: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return what `only` does for rectangles within the scene, int64 `(n, 4)`; -1 for None."""
         m, (down, across) = self.margin, (self.rows[-1], self.cols[-1])
-        near = np.clip(rects + np.array([-m, -m, m, m]), 0, np.array([down, across, down, across]))
+        around = rects + np.array([-m, -m, m, m])
+        near = np.clip(around, 0, np.array([down, across, down, across]))
         y0, x0, y1, x1 = self._spans(near)
         result = np.full(len(rects), -1, dtype=np.int64)
         for side in Side:
@@ -133,7 +134,7 @@ class Sides:
         if len(self.others) and len(near):
             # a little smaller, so that neighbours do not meet
             ground: Any = shapely.box(*(self.others[:, [1, 0, 3, 2]] + [0.25, 0.25, -0.25, -0.25]).T)
-            cells: Any = shapely.box(*near[:, [1, 0, 3, 2]].T)
+            cells: Any = shapely.box(*around[:, [1, 0, 3, 2]].T)
             k, other = shapely.STRtree(ground).query(cells)
             result[k[result[k] < self.others[other, 4]]] = -1
         return result
@@ -208,8 +209,8 @@ def split(spec: Split, scenes: Sequence[Candidate], labelled: Sequence[NDArray[n
         cut = by_block and k not in whole
         rows, cols = (_edges(size, spec.block if cut else size) for size in scene.frame.shape)
         table = np.full((len(rows) - 1, len(cols) - 1), whole.get(k, Side.train), dtype=np.uint8)
-        result.append(Sides(rows, cols, table, spec.margin if cut else 0))
-    pairs = meeting([scene.frame for scene in scenes]) if by_block or whole else []
+        result.append(Sides(rows, cols, table, 0 if k in whole else spec.margin))
+    pairs = meeting([scene.frame for scene in scenes], spec.margin) if by_block or whole else []
     if by_block:
         shared = {k for pair in pairs for k in pair}
         _deal(spec, scenes, [k for k in range(len(scenes)) if k not in whole], result, labelled, shared)

@@ -111,12 +111,26 @@ def _outline(job: TrainJob, card: Card) -> nn.Module:
         if job.model.dropout is not None:
             set_dropout(network, job.model.dropout, card)
         try_out(network, card, job.sampling.size)
+        if job.sampling.batch == 1:
+            _check_single(network, card, job.sampling.size)
         return network
 
     # Some networks compute while they are built. What is wrong with others is told by the real one.
     with suppress(JobError, ModelError), torch.device("meta"):
         return made()
     return made()
+
+
+def _check_single(network: nn.Module, card: Card, size: int) -> None:
+    """Refuse a network that normalises over one value a channel while it learns from single windows."""
+    try:
+        with torch.no_grad():
+            network.train()(torch.zeros(1, len(card.input.bands), size, size))
+    except ValueError as error:
+        raise JobError(
+            f"sampling.batch: found 1; {card.network} normalises over the windows of a batch, and takes 2 or more "
+            f"({first_line(error)})"
+        ) from None
 
 
 def try_out(network: nn.Module, card: Card, size: int) -> None:
@@ -309,9 +323,10 @@ def fitted(found: Weights, wanted: Weights, where: str) -> Weights:
     Raises
     ------
     ModelError
-        If tensors are missing.
+        If tensors are missing, or the file is of a deeper encoder.
     """
     best: dict[str, torch.Tensor] = {}
+    beside: set[str] = set()
     # What comes before the encoder's own names differs: encoder., module.backbone., …
     parts = [key.split(".") for key in found]
     prefixes = {".".join([*names[:depth], ""]) for names in parts for depth in range(min(4, len(names)))}
@@ -324,14 +339,35 @@ def fitted(found: Weights, wanted: Weights, where: str) -> Weights:
                 if given is not None and (given := _for_bands(given, value)) is not None:
                     chosen[key] = given
             if len(chosen) > len(best):
-                best = chosen
+                best, beside = chosen, stripped.keys() - {_plain(key.removeprefix(ours)) for key in chosen}
     missing = [key for key in wanted if key not in best and not key.endswith("num_batches_tracked")]
     if missing:
         raise ModelError(
             f"{where}: does not hold this encoder: {len(missing)} of {len(wanted)} tensors are missing or of another "
             f"shape ({missing[0]}, …); the file has {', '.join(list(found)[:2])}, …"
         )
+    known = {_plain(key) for key in wanted}
+    known |= {name.removeprefix("model_") for name in known}
+    deeper = sorted(key for key in beside if _goes_on(key, known))
+    if deeper:
+        raise ModelError(
+            f"{where}: holds a deeper encoder than this one: {len(deeper)} tensors are left over ({deeper[0]}, …)"
+        )
     return best
+
+
+def _goes_on(name: str, known: Collection[str]) -> bool:
+    """Return whether a tensor is of one more layer in a row of them, within a numbered stage: `layer1_2_conv1_weight`.
+
+    Rows of whole stages may be longer: an encoder can be cut off after any. So may be what is in no stage.
+    """
+    for number in re.finditer(r"\d+", name):
+        row = name[: number.start()]
+        if re.search(r"\d", row):
+            there = {found[0] for key in known if key.startswith(row) and (found := re.match(r"\d+", key[len(row) :]))}
+            if there and number[0] not in there:
+                return True
+    return False
 
 
 def _plain(key: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,6 +141,24 @@ def test_a_stopped_cross_validation_goes_on(
 def test_another_number_of_folds_is_another_training(done: Path, job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(job), "--folds", "2", "--out", str(done), "--quiet"]) == 2
     assert "holds the finished training of another job" in capsys.readouterr().err
+
+
+def test_a_training_without_folds_does_not_replace_them(
+    done: Path, job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = load_bundle(done / "model").sha256
+    assert main(["train", str(job), "--out", str(done), "--quiet"]) == 2
+    assert "holds a cross-validation; choose another folder" in capsys.readouterr().err
+    assert load_bundle(done / "model").sha256 == before
+
+
+@pytest.mark.parametrize("more", [[], ["--folds", "2"]])
+def test_a_model_that_no_training_made_is_not_replaced(
+    done: Path, job: Path, tmp_path: Path, more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(done / "fold_0" / "model", tmp_path / "out" / "model")
+    assert main(["train", str(job), "--out", str(tmp_path / "out"), "--quiet", *more]) == 2
+    assert "holds a model that no training made (model)" in capsys.readouterr().err
 
 
 RARE = """

@@ -62,6 +62,16 @@ def test_codes_of_a_sigmoid_start_after_the_background() -> None:
         ({"loss": {"terms": [{"name": "dice", "gamma": 2}]}}, "gamma is no option of dice, which has: smooth"),
         ({"loss": {"class_weights": {"tree": 2}}}, "loss.class_weights: 'tree' is no class"),
         ({"bands": ["red"], "data": [{**DATA, "bands": [1, 2]}]}, "data[0].bands: 2 bands for the job's 1"),
+        ({"bands": ["red", "nir", "red"]}, "bands: red is named twice"),
+        ({"optimiser": {"momentum": 1}}, "optimiser.momentum: found 1, expected a number below 1"),
+        (
+            {"classes": ["building"], "model": {"activation": "sigmoid"}, "loss": {"class_weights": "balanced"}},
+            "loss.class_weights: one class and activation sigmoid leave nothing to weigh",
+        ),
+        (
+            {"data": [{"generated": {"seeds": [1, 2]}, "aoi": "a.gpkg", "gsd": 2}]},
+            "aoi, gsd: for files; generated scenes have",
+        ),
         ({"data": [{"scenes": "a.tif"}]}, "labels: missing"),
         ({"data": [{**DATA, "generated": {"seeds": [1, 2]}}]}, "expected one of scenes and generated"),
         ({"data": [{"generated": {"seeds": [2, 1]}}]}, "found 2 to 1, expected a first and a last seed"),
@@ -121,6 +131,11 @@ def test_paths_start_from_the_file_and_overrides_from_here(tmp_path: Path, monke
     assert found.model.start == str(tmp_path / "jobs/old")
     assert found.data[0].scenes == ["a.tif"]  # joined with root when files are looked for
     monkeypatch.chdir(tmp_path)
+    text = file.read_text()
+    file.write_text(text.replace("out: ../results", "out:\nroot:"))  # as if the keys were not there
+    found = load_train(file)
+    assert (found.out, found.root) == (str(tmp_path / "jobs/out"), str(tmp_path / "jobs"))
+    file.write_text(text)
     found = load_train(file, ["root=data", "run.steps=7", "split.validation=[x, y]", "augment.scale=[0.5, 2]"])
     assert found.root == str(tmp_path / "data")
     assert found.run.steps == 7

@@ -92,6 +92,28 @@ def test_the_complete_area_may_be_in_degrees(tmp_path: Path) -> None:
     assert (found[:17] != 0).all()
 
 
+@pytest.mark.parametrize("area", [[-180, -90, 180, 90], "world.gpkg"])
+def test_the_complete_area_may_reach_far_beyond(tmp_path: Path, area: Any) -> None:
+    """The world has no place in UTM, the scene has."""
+    labels = [{"files": save(tmp_path / "houses.gpkg", box(10, 10, 12, 12)), "class": "building"}]
+    save(tmp_path / "world.gpkg", shapely.box(-180, -90, 180, 90), crs="EPSG:4326")
+    found = stack(tmp_path, labels=labels, complete={"rest": "land", "area": area, "crs": "EPSG:4326"}).read(WHOLE)
+    assert (found == 0).sum() == 60 * 80 - 4
+
+
+@pytest.mark.parametrize(
+    ("area", "crs"),
+    [("far.gpkg", None), ([400000, 5799900, 400040, 5800000], "EPSG:4326"), ([0, 0, 9, 9], None)],
+)
+def test_a_complete_area_that_lies_elsewhere_is_refused(tmp_path: Path, area: Any, crs: str | None) -> None:
+    labels = [{"files": save(tmp_path / "houses.gpkg", box(10, 10, 12, 12)), "class": "building"}]
+    save(tmp_path / "far.gpkg", box(0, 0, 80, 60), crs="EPSG:32645")  # the right numbers in the wrong CRS
+    with pytest.raises(
+        LabelError, match=r"complete.area: .* overlaps none of the scenes: scene lies at .* CRS right\?"
+    ):
+        stack(tmp_path, labels=labels, complete={"rest": "land", "area": area, "crs": crs})
+
+
 def test_rasters_and_vectors_together(tmp_path: Path) -> None:
     values = np.full((1, *SHAPE), 2, np.uint8)
     values[0, :, 40:] = 255

@@ -66,6 +66,22 @@ def test_values_nodata_and_masks(tmp_path: Path, dtype: str) -> None:
     np.testing.assert_array_equal(found, np.where(mask, 2, UNKNOWN))
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
+@pytest.mark.parametrize("moved", [False, True])
+def test_nodata_that_the_job_lists_is_what_it_says(tmp_path: Path, dtype: str, moved: bool) -> None:
+    """Masks of one class often declare 0."""
+    values = classes(0, 2).astype(dtype)
+    shift = Affine.translation(30, 20) if moved else Affine.identity()  # also to another grid: a VRT stands between
+    file = write(tmp_path / "a.tif", values[None], nodata=0, transform=NORTH_UP @ shift)
+    found = read(file, values={0: {"not": "building"}, 1: "building"})
+    expected = np.full(SHAPE, UNKNOWN)
+    here = expected[20:, 30:] if moved else expected
+    here[:] = np.array([partial(1), 1])[values.astype(int)[: here.shape[0], : here.shape[1]]]
+    np.testing.assert_array_equal(found, expected)
+    here[:] = np.array([UNKNOWN, 1])[values.astype(int)[: here.shape[0], : here.shape[1]]]
+    np.testing.assert_array_equal(read(file, values={1: "building"}), expected)
+
+
 def test_of_a_binary_mask_all_but_0_is_the_class(tmp_path: Path) -> None:
     values = classes() * 100
     found = read(write(tmp_path / "a.png", values[None], driver="PNG", crs=None, transform=None), NOWHERE,
@@ -124,8 +140,9 @@ def test_another_grid_and_crs_give_the_nearest_label(tmp_path: Path, epsg: int) 
     np.testing.assert_array_equal(found, expected)
 
 
-def test_what_lies_beyond_the_labels_is_unknown(tmp_path: Path) -> None:
-    file = write(tmp_path / "a.tif", np.full((1, 20, 20), 2, np.uint8), transform=NORTH_UP @ Affine.translation(70, 50))
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32"])
+def test_what_lies_beyond_the_labels_is_unknown(tmp_path: Path, dtype: str) -> None:
+    file = write(tmp_path / "a.tif", np.full((1, 20, 20), 2, dtype), transform=NORTH_UP @ Affine.translation(70, 50))
     found = read(file)
     assert (found[50:, 70:] == 2).all()
     assert (found == 2).sum() == 10 * 10

@@ -312,6 +312,17 @@ def test_widths_may_be_text(tmp_path: Path) -> None:
         read(file, **{"class": "road", "width_m": "wide"})
 
 
+def test_what_parts_share_is_no_hole(tmp_path: Path) -> None:
+    one, other = box(10, 10, 20, 30), box(20, 20, 30, 30)
+    loop = [(60, 10), (90, 10), (90, 40), (60, 40), (60, 20), (80, 20), (80, 30), (60, 30)]  # its end lies on it
+    twice = shapely.Polygon([(350000 + x * 0.5, 3056000 - y * 0.5) for x, y in loop])
+    assert not twice.is_valid
+    file = save(tmp_path / "a.gpkg", [shapely.MultiPolygon([one, other]), twice])
+    apart = save(tmp_path / "b.gpkg", [one, other, box(60, 10, 30, 30)])
+    found, expected = (read(name, **{"class": "building"}) for name in (file, apart))
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_bow_ties_and_holes(tmp_path: Path) -> None:
     # an invalid outline is mended, a hole stays open
     x, y = 350000.0, 3056000.0

@@ -160,6 +160,17 @@ def test_hyper_parameters_that_no_weight_shows(tmp_path: Path, named: bool) -> N
     assert not same(made, trained())
 
 
+def test_what_a_card_adds_leaves_the_rest(tmp_path: Path) -> None:
+    network = trained(decoder_interpolation="bilinear")
+    source = lightning(tmp_path / "last.ckpt", network, **SMALL, decoder_interpolation="bilinear", in_channels=4,
+                       classes=3)  # fmt: skip
+    added = tmp_path / "card.json"
+    added.write_text(json.dumps({"arguments": {"decoder_use_norm": "batchnorm"}}))
+    made = import_model(source, tmp_path / "made", card=added, **NAMED)
+    assert made.card.arguments == {**SMALL, "decoder_interpolation": "bilinear", "decoder_use_norm": "batchnorm"}
+    assert same(made, network)
+
+
 def test_hyper_parameters_of_other_networks(tmp_path: Path) -> None:
     torch.manual_seed(0)
     own = {"encoder_name": "resnet18", "in_channels": 4, "classes": 3, "decoder_atrous_rates": (2, 4, 6)}

@@ -82,6 +82,48 @@ def test_what_a_training_gets(files: Path) -> None:
         assert known == 2 * 20400
 
 
+def scene_of(root: Path, name: str, picture: Any, k: int, **how: Any) -> None:
+    transform = NORTH_UP @ Affine.translation(300 * k, 0)
+    write(root / f"{name}.tif", picture, transform=transform, **how)
+    write(root / f"{name}_labels.tif", halves(), transform=transform, nodata=255)
+
+
+def test_bands_in_another_order_are_refused_or_found_by_name(tmp_path: Path) -> None:
+    picture = np.stack([np.full(SHAPE, value, np.uint8) for value in (200, 100, 10)])
+    scene_of(tmp_path, "a", picture, 0, descriptions=("red", "green", "blue"))
+    scene_of(tmp_path, "b", picture[::-1], 1, descriptions=("Blue", "Green", "Red"))
+    data = {"scenes": ["a.tif", "b.tif"], "labels": [{"files": "?_labels.tif"}]}
+    with pytest.raises(
+        SceneError, match=r"b.tif: its bands are Blue, Green, Red, those of a.tif red, green, blue; give"
+    ):
+        load_data(job(tmp_path, data))
+    assert load_data(job(tmp_path, data, bands=["red", "green", "blue"])).ranges.mean == pytest.approx((200, 100, 10))
+    sections = [{**data, "scenes": "a.tif"}, {**data, "scenes": "b.tif", "bands": [3, 2, 1]}]
+    for section, file in zip(sections, "ab", strict=True):
+        section["labels"] = [{"files": f"{file}_labels.tif"}]
+    assert load_data(job(tmp_path, sections)).ranges.mean == pytest.approx((200, 100, 10))
+
+
+def test_scaled_scenes_do_not_go_with_others(tmp_path: Path) -> None:
+    for k, (name, how) in enumerate({"dn": {}, "reflectance": {"scales": (1e-4,) * 3}}.items()):
+        scene_of(tmp_path, name, noise(3, *SHAPE, high=9999, dtype="uint16"), k, **how)
+    data = {"scenes": ["dn.tif", "reflectance.tif"], "labels": [{"files": "*_labels.tif"}]}
+    with pytest.raises(SceneError, match=r"reflectance.tif: has a scale or offset .*, dn.tif has none"):
+        load_data(job(tmp_path, data))
+
+
+def test_types_that_no_model_takes_are_refused(tmp_path: Path) -> None:
+    scene_of(tmp_path, "a", noise(3, *SHAPE, dtype="int64"), 0)
+    with pytest.raises(SceneError, match=r"a.tif: holds int64; models take uint8, "):
+        load_data(job(tmp_path, {"scenes": "a.tif", "labels": [{"files": "a_labels.tif"}]}))
+
+
+def test_bands_of_one_name_are_numbered(tmp_path: Path) -> None:
+    scene_of(tmp_path, "a", noise(3, *SHAPE), 0, descriptions=("sar", "sar", "sar"))
+    found = load_data(job(tmp_path, {"scenes": "a.tif", "labels": [{"files": "a_labels.tif"}]}))
+    assert found.bands == ("band1", "band2", "band3")
+
+
 def test_the_range_of_ground_sample_distances_follows_from_changes_of_scale(files: Path) -> None:
     def ends(**keys: Any) -> Any:
         return load_data(job(files, {**PLAIN, "name": "plain"}, **keys)).gsd_range

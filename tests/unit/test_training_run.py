@@ -128,8 +128,7 @@ def test_a_binary_network_without_validation(tmp_path: Path) -> None:
                                                                           "building": "building"}}}],
             split={"validation": None, "test": None},
             model={"activation": "sigmoid"},
-            loss={"terms": [{"name": "binary-cross-entropy"}, {"name": "lovasz", "weight": 0.5}],
-                  "class_weights": {"building": 2.0}},
+            loss={"terms": [{"name": "binary-cross-entropy"}, {"name": "lovasz", "weight": 0.5}]},
             run={"precision": "bf16"},
         )
     )  # fmt: skip

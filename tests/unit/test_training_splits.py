@@ -11,6 +11,7 @@ from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 from rasterio import CRS
+from scipy.ndimage import distance_transform_cdt
 
 from geounet.config.data import Split
 from geounet.errors import JobError
@@ -175,6 +176,22 @@ def test_sheets_that_overlap_can_be_split(spec: dict[str, Any], margin: int) -> 
         cells = np.array([[y, x, y + 64, x + 64] for y in range(0, 512, 64) for x in range(0, 512, 64)])
         assert own.sole(cells).tolist() == [-1 if (o := own.only(Rect(*c))) is None else o for c in cells.tolist()]
         for cell, side in zip(cells.tolist(), own.sole(cells).tolist(), strict=True):
+            assert side < 0 or own.mask(Rect(*cell), Side(side)).all()
+
+
+@pytest.mark.parametrize("spec", [{"validation": ["b"]}, {"validation": 0.3, "block": 100}])
+@pytest.mark.parametrize("apart", [-100, 0, 25])
+def test_the_margin_is_kept_on_the_ground(spec: dict[str, Any], apart: int) -> None:
+    """Also around whole scenes, and from those that lie side by side."""
+    found = [placed("a", 400000), placed("b", 400000 + (600 + apart) / 2)]
+    sides = dealt({"margin": 40, **spec}, found)
+    train, held = painted(found, sides, Side.train), painted(found, sides, Side.validation)
+    near = distance_transform_cdt(~held, "chessboard")
+    assert near[train].min() == 41
+    cells = np.array([[y, x, y + 50, x + 50] for y in range(0, 400, 50) for x in range(0, 600, 50)])
+    for own in sides:
+        for cell, side in zip(cells.tolist(), own.sole(cells).tolist(), strict=True):
+            assert (None if side < 0 else side) == own.only(Rect(*cell))
             assert side < 0 or own.mask(Rect(*cell), Side(side)).all()
 
 

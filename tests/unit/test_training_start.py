@@ -12,12 +12,13 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from geounet.config.data import Sampling
 from geounet.config.train import TrainJob
 from geounet.errors import JobError, ModelError
 from geounet.models.bundle import save_ensemble
 from geounet.models.network import build, load
 from geounet.training import start as module
-from geounet.training.start import check_start, start, try_out
+from geounet.training.start import check_start, fitted, start, try_out
 from tests.support.local import card
 from tests.support.models import small_unet
 
@@ -92,6 +93,30 @@ def test_files_that_hold_another_encoder(tmp_path: Path) -> None:
         start(job(encoder_weights=path), RESNET)
     with pytest.raises(JobError, match="no such file"):
         start(job(encoder_weights=str(tmp_path / "none.pt")), RESNET)
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "tensor"),
+    [("resnet34", "resnet18", "layer1_2_"), ("densenet201", "densenet169", "features_denseblock3_denselayer33_")],
+)
+def test_a_deeper_encoder_is_another_one(file: str, name: str, tensor: str) -> None:
+    def state(name: str, **how: Any) -> dict[str, torch.Tensor]:
+        with torch.device("meta"):
+            return dict(smp.encoders.get_encoder(name, weights=None, **how).state_dict())
+
+    given, wanted = state(file), state(name)
+    wanted = {key: value for key, value in wanted.items() if key in given and given[key].shape == value.shape}
+    with pytest.raises(
+        ModelError, match=rf"holds a deeper encoder than this one: \d+ tensors are left over \({tensor}"
+    ):
+        fitted(given, wanted, "x.pt")
+    assert fitted(wanted, wanted, "x.pt") == wanted
+
+
+@pytest.mark.parametrize("name", ["resnet18", "tu-resnet10t", "efficientnet-b0", "tu-mobilenetv3_small_050", "mit_b0"])
+def test_an_encoder_may_be_cut_off_after_any_stage(name: str) -> None:
+    whole, short = (smp.encoders.get_encoder(name, weights=None, depth=n).state_dict() for n in (5, 4))
+    assert set(fitted(dict(whole), dict(short), "x.pt")) >= {k for k in short if not k.endswith("num_batches_tracked")}
 
 
 def test_a_name_is_asked_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,6 +230,15 @@ def test_a_network_that_does_not_take_the_windows() -> None:
 def test_what_a_job_names_and_there_is_not_is_the_jobs_mistake(model: dict[str, Any], message: str) -> None:
     with pytest.raises(JobError, match="^" + re.escape(message)):
         check_start(job(**model))
+
+
+def test_networks_that_normalise_over_a_batch_need_two_windows() -> None:
+    pooling = {"architecture": "DeepLabV3", "encoder": "resnet18", "arguments": {}}
+    check_start(job(**pooling))
+    single = job(**pooling).model_copy(update={"sampling": Sampling(size=64, batch=1)})
+    with pytest.raises(JobError, match=r"sampling.batch: found 1; DeepLabV3 with encoder resnet18 .* takes 2 or more"):
+        check_start(single)
+    check_start(job().model_copy(update={"sampling": Sampling(size=64, batch=1)}))
 
 
 def test_weights_are_compared_before_the_number_of_bands_is_known(tmp_path: Path) -> None:
