@@ -335,10 +335,9 @@ def _landcover(request: VectorRequest, executor: Executor, ground: Ground, grid:
     bands = tuple((c.code, request.channels[c.code]) for c in request.classes if c.code in request.channels)
     probability = ProbabilityPlane(request.probability, bands) if request.probability is not None and bands else None
     named = {c.code: c.name for c in shown}
-    made = landcover(section, plane, probability, grid, folder, ground, named, executor)
-    return [
-        LayerContent(LANDCOVER, partial(parts.merged, made.paths, LANDCOVER.arrow), shown, probability is not None)
-    ], made.facts
+    made = landcover(section, plane, probability, grid, folder, ground, named, request.values, executor)
+    batches = partial(parts.merged, made.paths, LANDCOVER.arrow)
+    return [LayerContent(LANDCOVER, batches, shown, probability is not None, request.values)], made.facts
 
 
 def _landcover_values(classes: Sequence[ClassInfo]) -> dict[int, int]:

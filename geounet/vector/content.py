@@ -6,7 +6,7 @@ import errno
 import os
 import sqlite3
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -37,12 +37,15 @@ class LayerContent:
         Called anew for each file that is written; batches have the columns of `layer.arrow`.
     measured
         Whether features have a confidence: the style shows it then.
+    values
+        What columns say of a class code; codes without an entry stand for themselves.
     """
 
     layer: Layer
     batches: Callable[[], Iterator[pa.RecordBatch]]
     classes: Sequence[ClassInfo]
     measured: bool = True
+    values: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

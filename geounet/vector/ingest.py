@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +40,7 @@ class Ingested:
     mask, probability, classes, channels
         As in a `VectorRequest`.
     values
-        The raster's own values by class code.
+        The raster's own values by class code. A value that can be a code is its own.
     band
         The raster's band that was taken.
     absent
@@ -165,19 +165,17 @@ def ingest_several(
         # A band of its own, as in multi-label masks.
         names = {max(values - {0}, default=1): texts[0]} | ({0: "background"} if 0 in values else {})
     found = sorted(values)
-    # Values keep their meaning as codes where they fit.
-    fits = not found or (found[0] >= 0 and found[-1] < MAX_CLASSES)
-    codes = {value: (value if fits else code) for code, value in enumerate(found)}
     asked = dict.fromkeys([*sorted(wanted), *sorted(names)])
     if not names and values <= {0}:
         asked[1] = None  # of 0 and 1, as where a tile holds nothing
-    absent = _absent([value for value in asked if value not in values], codes, fits=fits)
+    codes, absent = _codes_for(found, [value for value in asked if value not in values])
     by_code = {code: value for value, code in [*codes.items(), *absent.items()]}
     classes = _classes(by_code, names, colours, frozenset(absent.values()))
     taken = []
     for index, (path, band) in enumerate(zip(paths, bands, strict=True)):
         with opened(str(path)) as dataset:
-            plain = dataset.dtypes[band - 1] == "uint8" and fits and band == 1 and dataset.nodata == NODATA
+            # Such a raster's values are their own codes, whatever other values the rasters beside it hold.
+            plain = dataset.dtypes[band - 1] == "uint8" and band == 1 and dataset.nodata == NODATA
             plain = plain and [f.name for f in dataset.mask_flag_enums[0]] == ["nodata"]
             plain = plain and dataset.count == 1
             mask = path if plain else _copied(dataset, band, codes, folder / _name("mask", index), progress)
@@ -185,22 +183,22 @@ def ingest_several(
     return taken
 
 
-def _absent(values: Sequence[int], codes: Mapping[int, int], *, fits: bool) -> dict[int, int]:
-    """Return codes for values without pixels: the values themselves where they fit, else those left, if any are.
+def _codes_for(found: Sequence[int], absent: Sequence[int]) -> tuple[dict[int, int], dict[int, int]]:
+    """Return codes for values: the values themselves where they fit, spare ones for the others.
 
     Parameters
     ----------
-    values
-        In the order in which they get a code.
-    codes
-        Of the values with pixels.
-    fits
-        Whether those are the values themselves.
+    found
+        Values with pixels, `MAX_CLASSES` at most; all of them get a code.
+    absent
+        Values without pixels, in the order in which they get a code, if any are left.
     """
-    found = {value: value for value in values if fits and 0 <= value < MAX_CLASSES}
-    taken = {*codes.values(), *found}
-    left = (code for code in range(MAX_CLASSES) if code not in taken)
-    return found | dict(zip([value for value in values if value not in found], left, strict=False))
+    codes = {value: value for value in found if 0 <= value < MAX_CLASSES}
+    without = {value: value for value in absent if 0 <= value < MAX_CLASSES}
+    without = dict(list(without.items())[: MAX_CLASSES - len(found)])
+    spare = iter([code for code in range(MAX_CLASSES) if code not in codes and code not in without])
+    codes |= dict(zip([value for value in found if value not in codes], spare, strict=False))
+    return codes, without | dict(zip([value for value in absent if not 0 <= value < MAX_CLASSES], spare, strict=False))
 
 
 def _name(what: str, index: int) -> str:
@@ -280,7 +278,7 @@ def _classes(
         rgb = colours.get(value)
         colour = "#{:02x}{:02x}{:02x}".format(*rgb) if rgb is not None else PALETTE[code % len(PALETTE)]
         classes.append(ClassInfo(name=name, code=code, colour=colour, kind=kind_of(name)))
-    return tuple(sorted(classes, key=lambda c: c.code))
+    return tuple(sorted(classes, key=lambda c: values[c.code]))
 
 
 def described(path: Path, dataset: Any, band: int) -> tuple[dict[int, str], dict[int, tuple[int, int, int]]]:

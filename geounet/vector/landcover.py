@@ -27,22 +27,26 @@ from geounet.vector.source import Plane, ProbabilityPlane
 
 @dataclass(frozen=True)
 class FinishLandcover:
-    """Makes features of faces; classes that were not asked for are left out."""
+    """Makes features of faces; classes that were not asked for are left out.
+
+    `names` are those of classes by their code; `values` what `class_id` says of a code, where it is not the code.
+    """
 
     ground: Ground
     names: tuple[tuple[int, str], ...]
     confidence: bool
+    values: tuple[tuple[int, int], ...] = ()
 
     def __call__(self, faces: Faces) -> pa.Table:
         """Return the features of faces."""
-        names = dict(self.names)
+        names, values = dict(self.names), dict(self.values)
         faces = faces.some(np.flatnonzero(np.isin(faces.value, list(names))))
         coords = faces.coords / FINE
         confidence = mean(faces.total, faces.counted) if self.confidence else np.full(len(faces), np.nan)
         columns = {
             "id": pa.array(faces.first, pa.int64()),
             "geom": wkb(self.ground, coords, faces.rings, faces.shells),
-            "class_id": pa.array(faces.value, pa.int32()),
+            "class_id": pa.array([values.get(v, v) for v in faces.value.tolist()], pa.int32()),
             "class": pa.array([names[int(v)] for v in faces.value], pa.string()),
             "area_m2": nullable(areas(self.ground, coords, faces.rings, faces.shells), pa.float64()),
             "confidence": nullable(confidence, pa.float32()),
@@ -83,6 +87,7 @@ def landcover(
     folder: str,
     ground: Ground,
     names: dict[int, str],
+    values: dict[int, int],
     executor: Executor,
 ) -> Made:
     """Make the features of the layer.
@@ -97,6 +102,8 @@ def landcover(
         Where pixels lie.
     names
         Classes to make features of, by their value in `plane`.
+    values
+        What `class_id` says of such a value, where it is another.
     """
     unit = unit_of(section, ground)
     sieved: sieve.Sieved | None = None
@@ -105,7 +112,7 @@ def landcover(
         sieved = sieve.sieve(first, executor)
         plane = first.result
     stage = Stage(plane, probability, grid, folder, "landcover", junctions=True)
-    finish = FinishLandcover(ground, tuple(names.items()), probability is not None)
+    finish = FinishLandcover(ground, tuple(names.items()), probability is not None, tuple(values.items()))
     covered = cover(stage, rule_of(section, ground), finish, executor)
     components, held, size = covered.components, covered.driver_bytes, covered.part_bytes
     if sieved is not None:

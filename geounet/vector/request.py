@@ -59,6 +59,9 @@ class VectorRequest:
         What messages call the mask where it is a copy or a mosaic; empty: its path.
     blank
         Whether what has no data counts as no road: in a mask that holds nothing but roads it is all the others.
+    values
+        What `class_id` says of a class code: the value in the raster that the mask is a copy of. Codes without an entry
+        stand for themselves.
     """
 
     mask: str
@@ -77,6 +80,7 @@ class VectorRequest:
     home: Path | None = None
     source: str = ""
     blank: bool = False
+    values: dict[int, int] = field(default_factory=dict)
 
     @property
     def shown(self) -> str:
@@ -98,7 +102,7 @@ class VectorRequest:
         content: list[object] = [FORMAT, self.cell, self.multilabel, self.blank, self.identity]
         content += [c.model_dump(mode="json") for c in self.classes]
         layers = self.layers.model_dump(mode="json", include={"buildings", "roads", "landcover"})
-        content += [sorted(self.channels.items()), layers]
+        content += [sorted(self.channels.items()), sorted(self.values.items()), layers]
         if not self.identity:
             for name in (self.mask, self.probability):
                 if name is None:

@@ -122,8 +122,9 @@ def vectorize(order: Order, progress: Progress | None = None) -> dict[str, Any]:
             backdrops=tuple(_backdrop(order, *both) for both in zip(order.rasters[:MOST], taken, strict=False)),
             source=str(order.rasters[0]),
             blank=_blank(order, taken, names),
+            values={code: value for code, value in first.values.items() if code != value and _shown(value)},
         )
-        notes = _unseen(order, first)
+        notes = [*_unseen(order, first), *_renumbered(order, first)]
         if len(taken) > 1:
             pieces = [Piece(t.mask, t.probability, str(r)) for t, r in zip(taken, order.rasters, strict=True)]
             made = mosaic(pieces, work)
@@ -231,6 +232,19 @@ def _unseen(order: Order, first: Ingested) -> list[str]:
         for option, wanted in _wishes(order)
         if _only_asked(first, find_class(first, wanted, option))
     ]
+
+
+def _shown(value: int) -> bool:
+    """Whether the column `class_id` can hold a value of a raster."""
+    return -(2**31) <= value < 2**31
+
+
+def _renumbered(order: Order, first: Ingested) -> list[str]:
+    """Say which values of the raster `class_id` cannot hold, and what it says instead."""
+    if "landcover" not in order.sections:
+        return []
+    there = [(code, value) for code, value in first.values.items() if code not in first.absent and not _shown(value)]
+    return [f"class_id {code} stands for the value {value}, which 32 bits do not hold" for code, value in sorted(there)]
 
 
 def _blank(order: Order, taken: Sequence[Ingested], names: Mapping[str, str]) -> bool:

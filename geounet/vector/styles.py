@@ -231,7 +231,7 @@ def _landcover(content: LayerContent, near: int, middle: int) -> Style:
         # Background stands back: it is there, so that nothing is a hole, and hardly seen.
         alpha = 70 if info.kind == Kind.background else 255
         symbols.append(symbol("fill", str(index), [_cover(info.rgb, alpha, middle)]))
-    categories = [(str(info.code), info.name) for info in content.classes]
+    categories = [(str(content.values.get(info.code, info.code)), info.name) for info in content.classes]
     renderer = _categorised("class_id", categories, symbols, "long")
     # One opacity for the layer, not of each fill: outlines of neighbours overlap.
     return Style(renderer, opacity=0.7, values={"class_id": tuple(categories)})

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pyogrio
 import pytest
 import rasterio
@@ -189,10 +192,61 @@ def test_values_of_classes_without_pixels_are_codes_that_are_free(tmp_path: Path
     path = write(tmp_path / "a.tif", values[None], transform=GRID)
     write_aux(tmp_path / "a.tif.aux.xml", CLASSES)
     found = ingest(path, tmp_path / "work")
-    assert found.values == {0: -5, 1: 700, 2: 0, 3: 1, 4: 2, 5: 3}
-    assert [c.name for c in found.classes] == ["-5", "700", *(c.name for c in CLASSES)]
-    assert found.absent == {2, 3, 4, 5}
-    assert class_for(found, Kind.building).code == 3
+    assert found.values == {0: 0, 1: 1, 2: 2, 3: 3, 4: -5, 5: 700}
+    assert [c.name for c in found.classes] == ["-5", *(c.name for c in CLASSES), "700"]
+    assert found.absent == {0, 1, 2, 3}
+    assert class_for(found, Kind.building).code == 1
+
+
+def test_all_codes_are_used(tmp_path: Path) -> None:
+    values = np.arange(1, 256, dtype=np.uint8).reshape(5, 51).repeat(2, axis=0)
+    path = write(tmp_path / "a.tif", values[None], transform=GRID)
+    write_aux(tmp_path / "a.tif.aux.xml", CLASSES)
+    # 0 has a name and no pixels: its code is that of 255.
+    assert ingest(path, tmp_path / "work").values == {0: 255} | {value: value for value in range(1, 255)}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values"),
+    [("uint8", (1, 2, 255)), ("uint16", (111, 231, 523)), ("int16", (-9999, 0, 7)), ("uint16", (3, 300, 65535))],
+)
+def test_class_id_is_the_value_of_the_raster(dtype: str, values: tuple[int, ...], tmp_path: Path) -> None:
+    raster = np.array(values, dtype=dtype).repeat(20)[:, None].repeat(30, axis=1)
+    path = write(tmp_path / "c.tif", raster[None], transform=GRID)
+    names = [f"name {value}" for value in values]
+    rows = "".join(f"<Row><F>{value}</F><F>{name}</F></Row>" for value, name in zip(values, names, strict=True))
+    fields = "".join(f"<FieldDefn><Usage>{usage}</Usage></FieldDefn>" for usage in (5, 2))
+    table = f"<GDALRasterAttributeTable>{fields}{rows}</GDALRasterAttributeTable>"
+    aux = f'<PAMDataset><PAMRasterBand band="1">{table}</PAMRasterBand></PAMDataset>'
+    (tmp_path / "c.tif.aux.xml").write_text(aux)
+    out = tmp_path / "x.gpkg"
+    how = ("--kind", "landcover", "--min-area-m2", 0, "--overwrite", "--cell", 32)
+    assert vectorize(path, "--out", out, *how, "--format", "gpkg", "--format", "fgb", "--format", "parquet") == 0
+    found = features(out, "landcover")
+    assert dict(zip(found["class"], found["class_id"], strict=True)) == dict(zip(names, values, strict=True))
+    tables = (pyogrio.read_arrow(tmp_path / "x_landcover.fgb")[1], pq.read_table(tmp_path / "x_landcover.parquet"))
+    assert [sorted(t["class_id"].to_pylist()) for t in tables] == [sorted(values)] * 2
+    with closing(sqlite3.connect(out)) as connection:
+        said = "SELECT description FROM gpkg_data_columns WHERE column_name = 'class_id'"
+        (text,) = connection.execute(said).fetchone()
+        (qml,) = connection.execute("SELECT styleQML FROM layer_styles WHERE f_table_name = 'landcover'").fetchone()
+    assert "; ".join(f"{value}: {name}" for value, name in zip(values, names, strict=True)) in text
+    for value, name in zip(values, names, strict=True):
+        assert f'value="{value}" symbol="{values.index(value)}" label="{name}"' in qml
+    # Whatever else the rasters beside it hold.
+    plain = np.full((1, 60, 30), 1, np.uint8)
+    second = write(tmp_path / "d.tif", plain, nodata=NODATA, transform=GRID @ Affine.translation(30, 0))
+    assert vectorize(path, second, "--mosaic", "--out", out, *how) == 0
+    assert set(features(out, "landcover")["class_id"]) == {*values, 1}
+
+
+def test_a_value_that_class_id_cannot_hold_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = np.ones((40, 40), dtype=np.uint32)
+    values[:10] = 2**32 - 1
+    path = write(tmp_path / "a.tif", values[None], transform=GRID)
+    assert vectorize(path, "--out", tmp_path / "x.gpkg", "--kind", "landcover", "--min-area-m2", 0) == 0
+    assert features(tmp_path / "x.gpkg", "landcover")["class_id"] == [0, 1]
+    assert "class_id 0 stands for the value 4294967295" in capsys.readouterr().err
 
 
 def test_of_two_names_of_a_kind_the_one_that_occurs_is_taken(tmp_path: Path) -> None:
