@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pyproj import CRS, Geod, Transformer
 from pyproj.exceptions import CRSError
+from scipy import ndimage
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -66,8 +67,8 @@ class Ground:
 
     @property
     def known(self) -> bool:
-        """Whether metres are known: whether the CRS has an ellipsoid."""
-        return self.crs is not None and _geodetic(self.crs) is not None
+        """Whether metres are known: whether the CRS has an ellipsoid, and some of the raster a place on it."""
+        return self.crs is not None and _geodetic(self.crs) is not None and bool(np.isfinite(self.step).all())
 
     def to_map(self, coords: npt.NDArray[Any]) -> F64:
         """Return map coordinates of pixel coordinates `(n, 2)`: x (columns), y (rows), corners at integers."""
@@ -100,8 +101,21 @@ class Ground:
 
     @cached_property
     def step(self) -> tuple[float, float]:
-        """Length of a pixel along rows and along columns at the raster's centre, in metres."""
-        along, down = self.steps(np.array([(self.cols / 2, self.rows / 2)]))
+        """Length of a pixel along rows and along columns at the raster's centre, in metres.
+
+        Where the projection has no place for the centre, as beyond the limb of a planet's disc: at the nearest sample
+        that has one; not finite if none has.
+        """
+        middle = np.array([(self.cols / 2, self.rows / 2)])
+        with np.errstate(invalid="ignore"):
+            along, down = self.steps(middle)
+            if not np.isfinite([along, down]).all():
+                x, y = np.meshgrid(np.linspace(0, self.cols, SAMPLES), np.linspace(0, self.rows, SAMPLES))
+                points = np.column_stack([x.ravel(), y.ravel()])
+                points = points[np.argsort(np.hypot(*(points - middle).T), kind="stable")]
+                along, down = self.steps(points)
+                found = int(np.argmax(np.isfinite(along) & np.isfinite(down)))
+                along, down = along[found:], down[found:]
         return float(along[0]), float(down[0])
 
     def steps(self, points: npt.NDArray[Any]) -> tuple[F64, F64]:
@@ -196,7 +210,15 @@ class Ground:
         x, y = (g.ravel() for g in np.meshgrid(xs, ys))
         corners = np.stack([np.column_stack([x + dx, y + dy]) for dx, dy in ((0, 0), (1, 0), (1, 1), (0, 1))], axis=1)
         offsets = np.arange(0, 4 * len(x) + 1, 4)
-        return xs, ys, self.ring_areas(corners.reshape(-1, 2), offsets).reshape(SAMPLES, SAMPLES)
+        with np.errstate(invalid="ignore"):
+            areas = self.ring_areas(corners.reshape(-1, 2), offsets).reshape(SAMPLES, SAMPLES)
+        unknown = ~np.isfinite(areas)
+        # Samples where the projection has no places take the nearest one's, since pixels beside them may have some.
+        # Where no sample has any, areas are unknown, and nothing is smaller than another.
+        if unknown.any() and not unknown.all():
+            near = ndimage.distance_transform_edt(unknown, return_distances=False, return_indices=True)
+            areas = areas[tuple(near)]
+        return xs, ys, areas
 
     def pixel_areas(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> F64:
         """Return the area in square metres of the pixels at columns `x` and rows `y`, from a table of the raster."""

@@ -13,7 +13,7 @@ from geounet.errors import VectorError
 from geounet.vector.backdrop import Backdrop
 from geounet.vector.mosaic import Mosaic
 
-FORMAT = "geounet-vector/4"
+FORMAT = "geounet-vector/5"
 """Changes when the same request gives another result, so that parts of older versions are not reused."""
 
 DEFAULT_CELL = 1024

@@ -17,6 +17,13 @@ from geounet.vector.attributes import Ground
 from geounet.vector.build import check_metres
 from tests.support.vectors import build, read, request
 
+PARTIAL = {
+    "mollweide": ("+proj=moll +ellps=WGS84", (3e5, 0.0, -1.8e7, 0.0, -3e5, 9e6)),
+    "robinson": ("+proj=robin +ellps=WGS84", (3e5, 0.0, -1.8e7, 0.0, -3e5, 9e6)),
+    "geostationary": ("+proj=geos +h=35785831 +sweep=y +ellps=WGS84", (1.4e5, 0.0, -8.4e6, 0.0, -1.4e5, 5.6e6)),
+}
+"""Projections without places in the corners of a raster of 60 × 120 px."""
+
 US_FEET = "EPSG:2263"  # New York, survey feet
 
 SCENES = {
@@ -146,3 +153,29 @@ def test_without_a_geotransform_metres_are_unknown(tmp_path: Path) -> None:
     assert read(asked.out, "buildings")["area_m2"] == [None]
     with pytest.raises(JobError, match="no coordinate system"):
         build(replace(asked, layers=Vector.model_validate({"buildings": {"min_area_m2": 5}})))
+
+
+def partial(name: str, dx: float = 0.0) -> Ground:
+    crs, (a, b, c, d, e, f) = PARTIAL[name]
+    return Ground(CRS.from_user_input(crs).to_wkt(), (a, b, c + dx, d, e, f), 60, 120)
+
+
+@pytest.mark.parametrize("name", PARTIAL)
+def test_pixels_beside_what_a_projection_has_no_places_for_have_areas(name: str) -> None:
+    scene = partial(name)
+    y, x = (v.ravel() for v in np.mgrid[0:60, 0:120])
+    lon, _ = scene.geographic(np.column_stack([x + 0.5, y + 0.5]))
+    assert 0.1 < np.isinf(lon).mean() < 0.9
+    assert scene.known
+    found = scene.pixel_areas(x, y)
+    assert (np.isfinite(found) & (found > 0)).all()
+    if name == "mollweide":  # all pixels are alike
+        np.testing.assert_allclose(found, 9e10, rtol=1e-2)
+
+
+def test_sizes_are_those_of_the_nearest_place_where_the_centre_has_none() -> None:
+    scene = partial("mollweide", dx=1.9e7)  # the centre is beyond the right end of the world
+    assert np.isinf(scene.geographic(np.array([(60.0, 30.0)]))[0]).all()
+    assert scene.known
+    assert 1e5 < scene.gsd < 6e5
+    assert not partial("mollweide", dx=1e9).known

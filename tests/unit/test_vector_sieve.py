@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pyproj import CRS
 
 from geounet.types import Rect
 from geounet.vector.attributes import Ground
@@ -149,3 +150,19 @@ def test_the_driver_sees_what_crosses_and_little_more(tmp_path: Path) -> None:
     assert whole.components > 200
     assert sizes[150] < 0.5 * whole.components
     assert sizes[150] < 0.7 * sizes[75]
+
+
+def test_a_raster_that_shows_a_disc_is_sieved_alike_in_all_cells(tmp_path: Path) -> None:
+    half, side = 5.57e6, 120
+    crs = CRS.from_user_input("+proj=geos +h=35785831 +sweep=y +ellps=WGS84").to_wkt()
+    pixel = 2 * half / side
+    disc = Ground(crs, (pixel, 0.0, -half, 0.0, -pixel, half), side, side)
+    y, x = np.mgrid[0:side, 0:side]
+    there = np.isfinite(disc.geographic(np.column_stack([x.ravel() + 0.5, y.ravel() + 0.5]))[0]).reshape(x.shape)
+    blobs = np.kron(np.random.default_rng(0).integers(0, 3, (side // 2, side // 2)), np.ones((2, 2)))
+    values = np.where(there, blobs, 255).astype(np.uint8)
+    unit = Unit(60 * pixel**2, disc)
+    whole, _ = sieved(values, 200, tmp_path / "whole", unit)
+    assert len(graph(whole).value) < 0.6 * len(graph(values).value)
+    for cell in (64, 23):
+        np.testing.assert_array_equal(sieved(values, cell, tmp_path / str(cell), unit)[0], whole)
