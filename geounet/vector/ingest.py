@@ -367,6 +367,19 @@ def written(like: Any, dest: Path, count: int = 1) -> Iterator[Any]:
         write_aux(dest.with_name(f"{dest.name}.aux.xml"), (), crs_wkt=crs)
 
 
+def _in_type(threshold: float, dtype: np.dtype[Any]) -> Any:
+    """Return a threshold as the nearest number of a raster's type, which stands for it there: 0.7 is none of float32.
+
+    As it is where that type has no number like it, or where numbers of it are whole.
+    """
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            near = dtype.type(threshold)
+        if np.isfinite(near) and (near == 0) == (threshold == 0):
+            return near
+    return np.float64(threshold)
+
+
 def codes_of(path: Path) -> dict[int, str]:
     """Return names by class code for a probability raster of ours: those that the mask beside it has.
 
@@ -425,6 +438,7 @@ def ingest_probability(
         if names or dataset.colorinterp[band - 1].name == "palette":
             what = f"names for its values ({', '.join(list(names.values())[:5])})" if names else "a colour table"
             raise VectorError(f"{path}: band {band} has {what}, {_CODES}")
+        least = _in_type(threshold, np.dtype(dataset.dtypes[band - 1]))
         plain = whole and (scale, offset) == (1, 0) and threshold <= 1
         within, between = True, False
         with written(dataset, folder / "mask.tif") as mask, written(dataset, folder / "prob.tif") as probability:
@@ -437,7 +451,8 @@ def ingest_probability(
                         f"{_CODES}; for scores give --threshold in the raster's own values, not {threshold:g}"
                     )
                 values = stored.astype(np.float64) * scale + offset
-                code = np.where(valid, values >= threshold, NODATA).astype(np.uint8)
+                reached = stored >= least if (scale, offset) == (1, 0) else values >= threshold
+                code = np.where(valid, reached, NODATA).astype(np.uint8)
                 mask.write(code, 1, window=window)
                 within = within and bool(((values[valid] >= 0) & (values[valid] <= 1)).all())
                 between = between or bool(((values[valid] > 0) & (values[valid] < 1)).any())

@@ -366,6 +366,25 @@ def test_a_mask_of_ours_is_not_copied(mask: Path, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("threshold", [0.7, 0.1, 1.0])
+def test_a_value_that_is_the_threshold_reaches_it(dtype: str, threshold: float, tmp_path: Path) -> None:
+    values = np.zeros((4, 30), dtype=dtype)
+    values[1] = np.nextafter(values.dtype.type(threshold), values.dtype.type(0))
+    values[2] = threshold
+    path = write(tmp_path / "p.tif", values[None], transform=GRID)
+    with rasterio.open(ingest_probability(path, tmp_path / "work", None, Kind.building, threshold).mask) as mask:
+        assert mask.read(1)[:, 0].tolist() == [0, 0, 1, 0]
+
+
+def test_a_threshold_below_all_numbers_of_the_type_is_not_zero(tmp_path: Path) -> None:
+    values = np.zeros((4, 30), dtype=np.float32)
+    values[2] = 0.5
+    path = write(tmp_path / "p.tif", values[None], transform=GRID)
+    with rasterio.open(ingest_probability(path, tmp_path / "work", None, Kind.building, 1e-60).mask) as mask:
+        assert mask.read(1)[:, 0].tolist() == [0, 0, 1, 0]
+
+
 def test_probabilities(tmp_path: Path) -> None:
     values = np.zeros((60, 60), dtype=np.float32)
     values[10:30, 10:30] = 0.75
