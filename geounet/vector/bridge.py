@@ -3,8 +3,9 @@
 From each dead end two kinds of bridges are looked for: to another dead end, if both point at each other, and straight
 on to the side of a road. A bridge is built if the gap is short and, where there are probabilities, the mean of those in
 the gap says that there may be a road; it never leads over pixels without data, nor to where the network leads by a
-short way already. Each dead end is used once, the best bridges first. Everything about a bridge depends on the raster
-alone: squares of a fixed size are looked at, whatever the cells.
+short way already. Each dead end is used once, the best bridges first; what bridges have to do with each other comes
+after that, in `crossing`. Everything about a bridge depends on the raster alone: squares of a fixed size are looked at,
+whatever the cells.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from geounet.types import NODATA, PROBABILITY_STEPS, Executor, Rect
 from geounet.vector import parts
 from geounet.vector.attributes import F64
 from geounet.vector.clean import cells_of
-from geounet.vector.detour import chosen
+from geounet.vector.detour import Ways, chosen
 from geounet.vector.network import Graph, Paths
 from geounet.vector.prune import Metric
 from geounet.vector.skeleton import Stage, grown
@@ -91,9 +92,17 @@ class Search:
         """Number of squares down and across."""
         return -(-self.stage.grid.rows // SQUARE), -(-self.stage.grid.cols // SQUARE)
 
+    @property
+    def around(self) -> int:
+        """How far bridges from dead ends in a square lead out of it at most, in pixels."""
+        limit = self.rules.limit(self.stage.probability is not None)
+        return int(np.ceil((limit + 2 * FAR) / min(self.metric.scale))) + 2
 
-def bridges(search: Search, tips: parts.Arrays, graph: Graph, paths: Paths, executor: Executor) -> parts.Arrays:
-    """Return the bridges to build, in order, as columns `FOUND`.
+
+def bridges(
+    search: Search, tips: parts.Arrays, graph: Graph, paths: Paths, executor: Executor
+) -> tuple[parts.Arrays, Ways]:
+    """Return the bridges to build, in order, as columns `FOUND` and `radius`, and the ways that there are with them.
 
     Parameters
     ----------
@@ -110,8 +119,9 @@ def bridges(search: Search, tips: parts.Arrays, graph: Graph, paths: Paths, exec
     across = search.squares[1]
     y, x = np.divmod(tips["pixel"], stage.grid.cols)
     squares = np.unique((y // SQUARE) * across + x // SQUARE)
+    ways = Ways(graph, graph.lengths(search.metric.step) / search.metric.pixel)
     if not len(squares):
-        return _empty() | {"radius": np.empty(0)}
+        return _empty() | {"radius": np.empty(0)}, ways
     _place(stage, graph, paths)
     parts.save(stage.part("tips", 0), tips)
     tasks = [(search, int(k)) for k in squares]
@@ -119,8 +129,8 @@ def bridges(search: Search, tips: parts.Arrays, graph: Graph, paths: Paths, exec
         pass
     loaded = [parts.load(stage.part("gaps", int(k))) for k in squares]
     table = {name: np.concatenate([a[name] for a in loaded]) for name in FOUND}
-    found = chosen(table, tips, graph, search.metric, stage.grid.cols)
-    return found | {"radius": tips["radius"][found["tip"]]}
+    found = chosen(table, tips, graph, ways, search.metric, stage.grid.cols)
+    return found | {"radius": tips["radius"][found["tip"]]}, ways
 
 
 def _empty() -> parts.Arrays:
@@ -237,8 +247,12 @@ class Gaps:
     crosses: I64
 
 
-def gaps(view: View, x0: F64, y0: F64, x1: F64, y1: F64, clear: F64) -> Gaps:
-    """Look at what lies below bridges, every half pixel; lines nearer to their ends than `clear` do not count."""
+def gaps(view: View, x0: F64, y0: F64, x1: F64, y1: F64, clear: F64, last: F64 | None = None) -> Gaps:
+    """Look at what lies below bridges, every half pixel.
+
+    Lines nearer to a bridge's ends than `clear` do not count; where `last` is given, it is that for the second end.
+    """
+    last = clear if last is None else last
     span = np.hypot(x1 - x0, y1 - y0)
     size = np.ceil(2 * span).astype(np.int64) + 1
     bounds = np.concatenate([[0], np.cumsum(size)])
@@ -262,7 +276,7 @@ def gaps(view: View, x0: F64, y0: F64, x1: F64, y1: F64, clear: F64) -> Gaps:
     pixel = row * view.window.cols + col
     fresh = np.concatenate([[True], (pixel[1:] != pixel[:-1]) | (run[1:] != run[:-1])])
     met = view.near[row, col]
-    middle = (share * span[run] > clear[run]) & ((1 - share) * span[run] > clear[run]) & (met >= 0)
+    middle = (share * span[run] > clear[run]) & ((1 - share) * span[run] > last[run]) & (met >= 0)
     crossed = np.where(middle, view.points["edge"][met] if len(view.points["edge"]) else -1, -1)
     return Gaps(
         length=count(open_) * span / np.maximum(size, 1),
@@ -284,8 +298,7 @@ def look(task: tuple[Search, int]) -> int:
         whole = Rect(0, 0, stage.grid.rows, stage.grid.cols)
         rect = Rect(row * SQUARE, col * SQUARE, (row + 1) * SQUARE, (col + 1) * SQUARE).intersection(whole)
         limit = rules.limit(stage.probability is not None)
-        reach = int(np.ceil((limit + 2 * FAR) / min(search.metric.scale))) + 2
-        window = grown(rect, reach).intersection(whole)
+        window = grown(rect, search.around).intersection(whole)
         tips = parts.load(stage.part("tips", 0))
         low, high = np.searchsorted(tips["pixel"], [window.y0 * stage.grid.cols, window.y1 * stage.grid.cols])
         tips = {name: column[low:high] for name, column in tips.items()}
@@ -303,12 +316,13 @@ def look(task: tuple[Search, int]) -> int:
     return len(parts.load(path, ["tip"])["tip"])
 
 
-def _supported(below: Gaps, limit: float, rules: Rules, blind: bool) -> Bools:
+def supported(below: Gaps, limit: float, rules: Rules, blind: bool) -> Bools:
+    """Return which gaps are short and known enough, and may be road where there are probabilities."""
     fits: Bools = (below.length > 0) & (below.length <= limit) & below.known
     return fits if blind else fits & (np.nan_to_num(below.mean, nan=-1.0) >= rules.probability)
 
 
-def _cost(below: Gaps, turns: F64, rules: Rules) -> F64:
+def cost_of(below: Gaps, turns: F64, rules: Rules) -> F64:
     """Return the length of the gap, longer for bridges that turn (sum of squared angles) and for unlikely roads."""
     likely = np.where(np.isnan(below.mean), 0.5, below.mean)
     found: F64 = below.length * (1 + turns / rules.angle**2) / (0.25 + likely)
@@ -342,9 +356,9 @@ def _opposite(view: View, tips: parts.Arrays, mine: Bools, limit: float, rules: 
     if not len(a):
         return _empty()
     below = gaps(view, tips["x"][a], tips["y"][a], tips["x"][b], tips["y"][b], np.maximum(reach[a], reach[b]) + 2)
-    kept = _supported(below, limit, rules, view.stored is None)
+    kept = supported(below, limit, rules, view.stored is None)
     kept &= (below.crosses < 0) | (below.crosses == tips["edge"][a]) | (below.crosses == tips["edge"][b])
-    cost = _cost(below, turns, rules)
+    cost = cost_of(below, turns, rules)
     none = np.full(len(a), -1)
     columns = (a, b, none, none, tips["pixel"][b], none, none, below.total, below.counted, cost)
     return {name: column[kept] for name, column in zip(FOUND, columns, strict=True)}
@@ -378,8 +392,8 @@ def _ahead(view: View, tips: parts.Arrays, mine: I64, limit: float, rules: Rules
         row, col = np.divmod(view.points["pixel"][point], view.cols)
         x, y = (col + 0.5) * view.scale[0], (row + 0.5) * view.scale[1]
         below = gaps(view, tips["x"][tip], tips["y"][tip], x, y, np.full(len(tip), np.inf))
-        kept = np.flatnonzero(_supported(below, limit, rules, view.stored is None))
-        cost = SIDE * _cost(below, 2 * angle**2, rules)
+        kept = np.flatnonzero(supported(below, limit, rules, view.stored is None))
+        cost = SIDE * cost_of(below, 2 * angle**2, rules)
         # Of a dead end's rays the best one.
         kept = kept[np.lexsort((point[kept], cost[kept], tip[kept]))]
         kept = kept[np.diff(tip[kept], prepend=-1) != 0]

@@ -1,4 +1,4 @@
-"""Bridges put into the network: lines that they lead to are cut there."""
+"""Bridges put into the network: lines and other bridges that they lead to are cut there, and bridges that cross."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import numpy as np
 
 from geounet.types import Executor
 from geounet.vector import edges, parts
+from geounet.vector.crossing import spans_of, woven
+from geounet.vector.detour import DETOUR
 from geounet.vector.network import STEPS, Chains, Graph, Paths
 from geounet.vector.polygons import gather
+from geounet.vector.prune import Metric
 from geounet.vector.skeleton import LINKS, Stage, link_table
 from geounet.vector.trace import I64
 
@@ -27,16 +30,22 @@ def measure(task: tuple[Stage, int]) -> int:
 
 
 def mended(
-    stage: Stage, paths: Paths, graph: Graph, tips: parts.Arrays, found: parts.Arrays, executor: Executor
+    stage: Stage,
+    metric: Metric,
+    paths: Paths,
+    graph: Graph,
+    tips: parts.Arrays,
+    found: parts.Arrays,
+    executor: Executor,
 ) -> Graph:
     """Return the network with bridges.
 
     Parameters
     ----------
-    stage, paths, graph
-        The network.
+    stage, metric, paths, graph
+        The network, and sizes of pixels.
     tips, found
-        Dead ends, and the bridges from them; the number of a bridge is its place in the table.
+        Dead ends, and the bridges from them, see `crossing.led`; the number of a bridge is its place in the table.
     executor
         Measures lines that are cut.
     """
@@ -46,7 +55,7 @@ def mended(
     nodes = len(graph.pixel)
     tip, other = found["tip"], found["other"]
     target = np.where(other >= 0, tips["node"][other], -1)
-    sides = np.flatnonzero(other < 0)
+    sides = np.flatnonzero((other < 0) & (found["onto"] < 0))
     piece, way = _located(graph.chains, found["edge"][sides], found["path"][sides], found["index"][sides])
     edge = found["edge"][sides]
     first = (piece == graph.chains.offsets[edge]) & (way == 0)
@@ -70,8 +79,37 @@ def mended(
     if len(order):
         cuts = (edge[at][order], piece[at][order], way[at][order], nodes + order)
         graph, node = _cut(stage, paths, graph, cuts, executor)
-        target = node[target]
-    return _with_bridges(graph, tips["node"][tip], target).canonical()
+        target = np.where(target >= 0, node[target], -1)
+    spans = spans_of(found, tips, metric.scale, stage.grid.cols)
+    made = woven(spans, tips["node"][tip], target, found["onto"], found["radius"], len(graph.pixel))
+    x, y = made.x / metric.scale[0], made.y / metric.scale[1]
+    row, col = (np.clip(v.astype(np.int64), 0, n - 1) for v, n in ((y, stage.grid.rows), (x, stage.grid.cols)))
+    graph = replace(
+        graph,
+        pixel=np.concatenate([graph.pixel, row * stage.grid.cols + col]),
+        x=np.concatenate([graph.x, x]),
+        y=np.concatenate([graph.y, y]),
+        # As of a junction: the disc of the wider road.
+        squared=np.concatenate([graph.squared, np.rint(made.radius**2 * metric.unit).astype(np.int64)]),
+    )
+    piece = np.array([k for k, short in enumerate(_beside_lines(graph, metric, made.start, made.end)) if not short])
+    return _with_bridges(graph, *(v[piece.astype(np.int64)] for v in (made.start, made.end, made.bridge))).canonical()
+
+
+def _beside_lines(graph: Graph, metric: Metric, start: I64, end: I64) -> list[bool]:
+    """Return which parts of bridges run beside a line between the same nodes, as where a dead end is a pixel long."""
+    ends = np.concatenate([start, end])
+    edge = np.flatnonzero(np.isin(graph.start, ends) & np.isin(graph.end, ends))
+    length = dict[tuple[int, int], float]()
+    for one, two, way in zip(
+        graph.start[edge].tolist(), graph.end[edge].tolist(), graph.lengths(metric.step)[edge].tolist(), strict=True
+    ):
+        key = (min(one, two), max(one, two))
+        length[key] = min(length.get(key, np.inf), way)
+    sx, sy = metric.step
+    straight = np.hypot((graph.x[end] - graph.x[start]) * sx, (graph.y[end] - graph.y[start]) * sy)
+    pairs = zip(np.minimum(start, end).tolist(), np.maximum(start, end).tolist(), straight.tolist(), strict=True)
+    return [length.get((one, two), np.inf) < DETOUR * way for one, two, way in pairs]
 
 
 def _located(chains: Chains, edge: I64, path: I64, index: I64) -> tuple[I64, I64]:
@@ -155,8 +193,8 @@ def _concatenated(one: Chains, two: Chains) -> Chains:
     )
 
 
-def _with_bridges(graph: Graph, start: I64, end: I64) -> Graph:
-    """Return the graph with further edges that have no pixels."""
+def _with_bridges(graph: Graph, start: I64, end: I64, bridge: I64) -> Graph:
+    """Return the graph with further edges that have no pixels: parts of bridges."""
     count = len(start)
     first, last = graph.pixel[start], graph.pixel[end]
     zero, none = np.zeros(count, np.int64), np.empty(0, np.int64)
@@ -172,7 +210,7 @@ def _with_bridges(graph: Graph, start: I64, end: I64) -> Graph:
         "mass": zero,
         "start": start,
         "end": end,
-        "bridge": np.arange(count),
+        "bridge": bridge,
     }
     return replace(
         graph,

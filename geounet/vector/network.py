@@ -131,7 +131,7 @@ class Graph:
         graph = self._picked(order, offsets)
         # A pixel at which two pieces meet counts once.
         head, tail, squared = self._ends(order)
-        meets = np.append(tail[:-1] == head[1:], False)
+        meets = np.append(tail[:-1] == head[1:], False) & (self.bridge[edge] < 0)
         meets[offsets[1:] - 1] = False
         return replace(
             graph,
@@ -209,10 +209,16 @@ class Graph:
         return edges[order % len(edges)] + np.where(order >= len(edges), len(self), 0), offsets, closed
 
     def smoothed(self) -> Graph:
-        """Return the graph without the nodes at which two lines meet, but those with one closed line, in order."""
-        lines = np.concatenate([self.bridge, self.bridge]) < 0
-        ends = np.concatenate([self.start, self.end])
-        plain = np.bincount(ends[lines], minlength=len(self.pixel)) == 2
+        """Return the graph without the nodes at which two lines meet, but those with one closed line, in order.
+
+        Two parts of one bridge are one again where no other leads there any more.
+        """
+        bridge, ends = np.concatenate([self.bridge, self.bridge]), np.concatenate([self.start, self.end])
+        plain = np.bincount(ends[bridge < 0], minlength=len(self.pixel)) == 2
+        least, most = np.full(len(self.pixel), len(bridge)), np.full(len(self.pixel), -1)
+        np.minimum.at(least, ends, bridge)
+        np.maximum.at(most, ends, bridge)
+        plain |= (least == most) & (most >= 0)
         order, offsets, _ = self.through(np.arange(len(self)), plain & (self.degree == 2))
         return self.composed(order, offsets).canonical()
 

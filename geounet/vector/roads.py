@@ -16,6 +16,7 @@ from geounet.vector import edges, junctions, parts
 from geounet.vector.attributes import Ground
 from geounet.vector.bridge import TIP, Rules, Search, bridges
 from geounet.vector.clean import Clean, Kind, Least, clean
+from geounet.vector.crossing import led
 from geounet.vector.draw import drawn
 from geounet.vector.mend import mended
 from geounet.vector.network import Graph, Paths, contract, thinned
@@ -84,7 +85,7 @@ def roads(stage: Stage, executor: Executor, ground: Ground, section: Roads) -> R
     graph, found = network(stage, executor, metric, section, paths, raw, metres=ground.known)
     files, nodes = drawn(stage, executor, ground, metric, section, paths, graph, found)
     counts = {"paths": len(paths.table["low"]), "raw_edges": len(raw), "edges": len(graph)}
-    counts["bridges"] = int((graph.bridge >= 0).sum())
+    counts["bridges"] = len(np.unique(graph.bridge[graph.bridge >= 0]))
     return RoadLayers(files, nodes, counts, inexact, paths.nbytes + 2 * raw.nbytes, size + bytes_)
 
 
@@ -122,8 +123,10 @@ def network(
     )
     if rules.limit(stage.probability is not None) > 0:
         tips = _tips(stage, executor, metric, paths, graph)
-        found = bridges(Search(stage, metric, rules), tips, graph, paths, executor)
-        graph = mended(stage, paths, graph, tips, found, executor)
+        search = Search(stage, metric, rules)
+        found, ways = bridges(search, tips, graph, paths, executor)
+        found = led(search, tips, found, graph, ways, executor)
+        graph = mended(stage, metric, paths, graph, tips, found, executor)
     shortest = _length(section.min_length_m, section.min_length_px, metric, metres) * metric.pixel
     if shortest > 0 or widths > 0:
         graph = graph.chosen(lasting(graph, metric, shortest, widths, *edge, loose=True)).smoothed()

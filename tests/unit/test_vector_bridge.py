@@ -11,6 +11,7 @@ import pytest
 import shapely
 
 from geounet.types import NODATA
+from geounet.vector.components import unite
 from geounet.vector.roads import RoadLayers
 from tests.support.roads import check_consistent, made
 
@@ -109,3 +110,82 @@ def test_of_two_roads_before_a_dead_end_the_one_it_points_at_is_linked(tmp_path:
     mask[60:66, 147:250] = 1
     (bridge,) = bridged(made(mask, 100, tmp_path, usual=True))
     assert np.ptp(np.array(shapely.from_wkb(bridge["geom"]).coords)[:, 1]) < 1.1
+
+
+def hidden(kind: str, turn: float = 0.0) -> Any:
+    """Roads of 6 m that meet below a tree of 9 m: two that cross, or one that ends at another one."""
+    y, x = np.mgrid[0:200, 0:200] - 99.5
+    cos, sin = np.cos(np.radians(turn)), np.sin(np.radians(turn))
+    x, y = cos * x + sin * y, cos * y - sin * x
+    mask = np.abs(y) < 3
+    mask |= (np.abs(x) < 3) & ((kind == "cross") | (y < 0))
+    return mask & ~(np.maximum(np.abs(x), np.abs(y)) < 4)
+
+
+@pytest.mark.parametrize("turn", [0, 8])
+@pytest.mark.parametrize(("kind", "arms"), [("cross", 4), ("end", 3)])
+@pytest.mark.parametrize("known", [False, True])
+def test_a_hidden_junction_is_one(kind: str, arms: int, turn: float, known: bool, tmp_path: Path) -> None:
+    mask = hidden(kind, turn)
+    stored = np.where(mask, 254, 127).astype(np.uint8) if known else None
+    whole, *others = (made(mask, c, tmp_path / str(c), usual=True, stored=stored) for c in (1000, 97, 33))
+    found = bridged(whole)
+    assert len(found) == arms
+    assert sorted(whole.nodes["degree"].to_pylist()) == sorted([1] * arms + [2] * arms + [arms])
+    (node,) = [n for n in whole.nodes.to_pylist() if n["degree"] == arms]
+    assert shapely.from_wkb(node["geom"]).distance(shapely.Point(500100, 5000000 - 100)) < 1.5
+    assert all(node["node"] in (row["from_node"], row["to_node"]) for row in found)
+    lines = shapely.from_wkb(whole.edges["geom"].to_numpy(zero_copy_only=False))
+    assert len(shapely.STRtree(lines).query(lines, predicate="crosses")[0]) == 0
+    for row in found:
+        assert row["width_m"] == pytest.approx(6, abs=1.5)
+        assert row["length_m"] < 12
+        assert row["confidence"] is None if stored is None else 0.5 < row["confidence"] < 1
+    for other in others:
+        assert other.edges.equals(whole.edges)
+        assert other.nodes.equals(whole.nodes)
+
+
+@pytest.mark.parametrize("turn", [15, 20, 30, 45])
+@pytest.mark.parametrize(("kind", "arms"), [("cross", 4), ("end", 3)])
+def test_roads_at_a_hidden_junction_all_reach_each_other_and_no_edges_cross(
+    kind: str, arms: int, turn: float, tmp_path: Path
+) -> None:
+    layers = made(hidden(kind, turn), 64, tmp_path, usual=True)
+    assert len(bridged(layers)) in (arms - 1, arms)
+    edges = layers.edges.to_pydict()
+    assert (
+        len(np.unique(unite(layers.nodes.num_rows, *(np.array(edges[n]) - 1 for n in ("from_node", "to_node"))))) == 1
+    )
+    assert len(edges["from_node"]) == layers.nodes.num_rows - 1, "no loop"
+    lines = shapely.from_wkb(edges["geom"])
+    assert len(shapely.STRtree(lines).query(lines, predicate="crosses")[0]) == 0
+
+
+def test_a_dead_end_is_led_to_a_bridge_over_roads_no_more_than_to_others(tmp_path: Path) -> None:
+    mask = hidden("end")
+    stored = np.where(mask, 254, 127).astype(np.uint8)
+    assert len(bridged(made(mask, 200, tmp_path / "0", usual=True, stored=stored))) == 3
+    stored[95:97, 96:104] = NODATA  # between the third road and the bridge
+    mask = mask.astype(np.uint8)
+    mask[95:97, 96:104] = NODATA
+    assert len(bridged(made(mask, 200, tmp_path / "1", usual=True, stored=stored))) == 1
+    # Where the network leads there by a short way already, there is nothing to link.
+    mask = hidden("end")
+    mask[80:86, 85:100] = mask[80:100, 85:89] = True
+    assert len(bridged(made(mask, 200, tmp_path / "2", usual=True))) <= 1
+
+
+def test_three_roads_that_cross_below_a_tree_make_one_junction(tmp_path: Path) -> None:
+    y, x = np.mgrid[0:200, 0:200] - 99.5
+    mask = np.zeros((200, 200), dtype=bool)
+    for turn in (5, 65, 125):
+        mask |= np.abs(y * np.cos(np.radians(turn)) - x * np.sin(np.radians(turn))) < 2
+    mask &= np.hypot(y, x) > 6.5
+    layers = made(mask, 60, tmp_path, usual=True, bridge_blind_m=15)
+    assert len(bridged(layers)) == 6
+    assert sorted(layers.nodes["degree"].to_pylist()) == [1] * 6 + [2] * 6 + [6]
+    # Without two of the roads' ends the bridge that is left is one.
+    mask[(np.abs(np.hypot(y, x) - 70) < 45) & (np.abs(np.degrees(np.arctan2(y, x)) % 180 - 5) > 20)] = False
+    layers = made(mask, 60, tmp_path / "less", usual=True, bridge_blind_m=15, min_length_m=40)
+    assert len(bridged(layers)) == 1
