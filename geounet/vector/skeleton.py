@@ -2,7 +2,8 @@
 
 Thinning looks one pixel further with each of its subiterations. A cell is thinned with a border around it that is wider
 than the number of those that changed anything near the cell, or else again with a wider one. Where the border had to be
-wider than `WIDEST`, the centre lines of that cell are those of its window, and the receipt says so.
+wider than `WIDEST`, the centre lines of that cell are those of its window, and the receipt says so. Distances to the
+road's side, which may be longer, have a border that holds them, too.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ BORDER = 96
 """Border to begin with, in pixels."""
 
 WIDEST = 2048
-"""Widest border, in pixels; enough for areas of the class half as wide."""
+"""Widest border, in pixels; enough for areas of the class half as wide. What lies further off counts as so far."""
 
 QUIET = 16
 """So many pixels around a cell do not change any more when what lies beyond the border could be felt there."""
@@ -141,8 +142,8 @@ def link_table(lines: Lines, cols: int) -> parts.Arrays:
     }
 
 
-def window(plane: Plane, rect: Rect, grid: CellGrid) -> tuple[Bools, Bools, Rect, bool]:
-    """Read and thin a cell with a border that is wide enough.
+def window(plane: Plane, rect: Rect, grid: CellGrid, border: int = BORDER) -> tuple[Bools, Bools, Rect, bool]:
+    """Read and thin a cell with a border that is wide enough; it is `border` at least.
 
     Returns
     -------
@@ -155,7 +156,6 @@ def window(plane: Plane, rect: Rect, grid: CellGrid) -> tuple[Bools, Bools, Rect
     """
     whole = Rect(0, 0, grid.rows, grid.cols)
     core = grown(rect, 1).intersection(whole)
-    border = BORDER
     while True:
         outer = grown(rect, border).intersection(whole)
         mask = plane.read(outer) == 1
@@ -246,21 +246,83 @@ def squared_distances(mask: Bools, at: I64, weights: tuple[int, int]) -> I64:
     return squared
 
 
+def room(mask: Bools, at: I64, weights: tuple[int, int], outer: Rect, whole: Rect) -> I64:
+    """Return squared distances of pixels to what is not known: beyond the sides of a window that are not the raster's.
+
+    They are larger than any in the raster where the window is all of it.
+
+    Parameters
+    ----------
+    mask, at, weights
+        As in `squared_distances`.
+    outer, whole
+        The window, and the raster.
+    """
+    rows, cols = mask.shape
+    y, x = np.divmod(at, cols)
+    found: I64 = np.full(len(at), np.iinfo(np.int64).max)
+    for inside, weight, way in (
+        (outer.y0 > whole.y0, weights[0], y + 1),
+        (outer.y1 < whole.y1, weights[0], rows - y),
+        (outer.x0 > whole.x0, weights[1], x + 1),
+        (outer.x1 < whole.x1, weights[1], cols - x),
+    ):
+        if inside:
+            found = np.minimum(found, weight * way**2)
+    return found
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is seen of a cell: `mask`, `outer` and `exact` as of `window`, and its centre lines.
+
+    `skeleton` `(rows + 2, cols + 2)` are their pixels in the cell and one pixel around it, `squared` the squared
+    distances of these in raster order.
+    """
+
+    mask: Bools
+    outer: Rect
+    exact: bool
+    skeleton: Bools
+    squared: I64
+
+
+def seen(stage: Stage, rect: Rect) -> Seen:
+    """Look at a cell with a border in which its centre lines are right, and how far it is from them to other pixels.
+
+    A road along the raster's edge, or all over a narrow raster, ends much further off than thinning needs to know. The
+    raster's edge is none of a road. What lies further off than the widest border counts as that far, and so does what
+    there is none of, but in a raster that is smaller: so a distance is the same whatever the window.
+    """
+    grid, weights = stage.grid, stage.weights
+    whole, around_it = Rect(0, 0, grid.rows, grid.cols), grown(rect, 1)
+    most = WIDEST**2 * min(weights)
+    border = BORDER
+    while True:
+        mask, thinned, outer, exact = window(stage.plane, rect, grid, border)
+        inner = around_it.intersection(outer)
+        skeleton = np.zeros(around_it.shape, dtype=np.bool_)
+        skeleton[inner.slices_in(around_it)] = thinned[inner.slices_in(outer)]
+        y, x = np.divmod(np.flatnonzero(skeleton), skeleton.shape[1])
+        at = (y + around_it.y0 - outer.y0) * mask.shape[1] + x + around_it.x0 - outer.x0
+        squared = squared_distances(mask, at, weights)
+        if mask.all():
+            squared[:] = max(grid.rows, grid.cols) ** 2 * max(weights)
+        squared = np.minimum(squared, most)
+        if not exact or border >= WIDEST or (squared <= room(mask, at, weights, outer, whole)).all():
+            return Seen(mask, outer, exact, skeleton, squared)
+        border = min(2 * border, WIDEST)
+
+
 def thin_cell(task: tuple[Stage, int]) -> dict[str, int]:
     """Write the centre lines that a cell owns, unless they are there. Returns a receipt."""
     stage, index = task
     path = stage.path(index)
     if not path.exists():
         rect = stage.grid.rect(index)
-        mask, thinned, outer, exact = window(stage.plane, rect, stage.grid)
-        around_it = grown(rect, 1)
-        inner = around_it.intersection(outer)
-        skeleton = np.zeros(around_it.shape, dtype=np.bool_)
-        skeleton[inner.slices_in(around_it)] = thinned[inner.slices_in(outer)]
-        pixels = np.flatnonzero(skeleton)
-        y, x = np.divmod(pixels, skeleton.shape[1])
-        there = (y + around_it.y0 - outer.y0) * mask.shape[1] + x + around_it.x0 - outer.x0
-        squared = squared_distances(mask, there, stage.weights)
+        view, around_it = seen(stage, rect), grown(rect, 1)
+        mask, outer = view.mask, view.outer
+        pixels = np.flatnonzero(view.skeleton)
         stored = np.full(len(pixels), NODATA, dtype=np.uint8)
         if stage.probability is not None and len(pixels):
             stored = stage.probability.read(around_it, np.ones(around_it.shape, np.uint8)).ravel()[pixels]
@@ -268,9 +330,9 @@ def thin_cell(task: tuple[Stage, int]) -> dict[str, int]:
         y, x = np.divmod(exits(mask, outer, whole), mask.shape[1])
         y, x = y + outer.y0, x + outer.x0
         leaving = (y * stage.grid.cols + x)[(y >= rect.y0) & (y < rect.y1) & (x >= rect.x0) & (x < rect.x1)]
-        lines = owned_lines(skeleton, squared, stored, leaving, rect, stage.grid.cols)
+        lines = owned_lines(view.skeleton, view.squared, stored, leaving, rect, stage.grid.cols)
         arrays = lines.arrays() | link_table(lines, stage.grid.cols)
-        arrays |= {"exact": np.array([exact]), "exits": leaving}
+        arrays |= {"exact": np.array([view.exact]), "exits": leaving}
         parts.save(path, arrays)
     arrays = parts.load(path, ["exact", "size"])
     return {"exact": int(arrays["exact"][0]), "pixels": int(arrays["size"].sum()), "bytes": path.stat().st_size}

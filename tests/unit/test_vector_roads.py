@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,53 @@ def test_an_area_wider_than_the_border_makes_the_border_grow(tmp_path: Path) -> 
     whole, found = (made(mask, cell, tmp_path / str(cell), min_length_m=5.0) for cell in (WHOLE, 128))
     assert found.inexact_cells == 0
     assert found.edges.to_pydict() == whole.edges.to_pydict()
+
+
+@pytest.mark.parametrize("column", [0, 10])
+@pytest.mark.parametrize("rows", [60, 5])
+def test_widths_of_a_road_over_all_of_a_narrow_raster_are_the_same_in_all_cells(
+    rows: int, column: int, tmp_path: Path
+) -> None:
+    mask = canvas(rows, 500)
+    mask[:, column:] = True
+    whole, *others = (made(mask, cell, tmp_path / str(cell)) for cell in (WHOLE, 256, 64))
+    assert whole.edges.num_rows > 0
+    for found in others:
+        assert found.inexact_cells == 0
+        assert found.edges.equals(whole.edges)
+        assert found.nodes.equals(whole.nodes)
+
+
+def test_roads_where_pixels_are_much_longer_than_wide_are_the_same_in_all_cells(tmp_path: Path) -> None:
+    # As in degrees at 80° north: the side that is nearest is many columns off, and few rows.
+    mask = canvas(150, 470)
+    mask[7:143, 10:460] = mask[73:77] = True
+    ground = Ground("EPSG:4326", (1 / 144000, 0.0, 20.0, 0.0, -1 / 144000, 80.4), 150, 470)
+    section = Roads()
+    whole, *others = (
+        roads(stage(mask, cell, tmp_path / str(cell)), SerialExecutor(), ground, section) for cell in (WHOLE, 32, 16)
+    )
+    assert whole.edges.num_rows > 0
+    for found in others:
+        assert found.inexact_cells == 0
+        assert found.edges.equals(whole.edges)
+
+
+@pytest.mark.parametrize("weights", [(1, 1), (256, 64)])
+def test_distances_beyond_the_widest_border_are_as_far_as_that(
+    weights: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(skeleton, "WIDEST", 150)
+    found = {}
+    for start in (0, 10):
+        mask = canvas(30, 900)
+        mask[:, start:] = True
+        for cell in (WHOLE, 70):
+            asked = replace(stage(mask, cell, tmp_path / f"{start} {cell}"), weights=weights)
+            links = [dict(zip(*(v.tolist() for v in line), strict=True)) for line in lines_of(asked)]
+            found[start, cell] = {pixel: squared for line in links for pixel, squared in line.items()}
+        assert found[start, WHOLE] == found[start, 70]
+        assert max(found[start, WHOLE].values()) == 150**2 * min(weights)
 
 
 def test_too_wide_an_area_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
