@@ -399,8 +399,9 @@ class SceneRun:
 
     def _regrid(self, recipe: Recipe, ledger: Ledger, failed: tuple[BlockId, ...]) -> list[dict[str, int]]:
         mosaic = str(model_mosaic(recipe, self.bundle.card.channels, failed))
-        # Chunks made while blocks were missing must not outlive the blocks' second chance.
-        receipts = {} if failed else ledger.receipts("regrid")
+        # Chunks made while blocks were missing must not outlive the blocks' second chance, which may be a later run's.
+        made = {} if failed else ledger.receipts("regrid")
+        receipts = {name: receipt for name, receipt in made.items() if receipt.get("failed") == []}
         todo: list[Task] = []
         counts: list[dict[str, int]] = []
         for rect in chunks(recipe):
@@ -408,7 +409,7 @@ class SceneRun:
             if name in receipts:
                 counts = add_counts(counts, receipts[name]["counts"])
             else:
-                todo.append(Task(f"regrid-{name}", regrid_chunk, (recipe, mosaic, rect)))
+                todo.append(Task(f"regrid-{name}", regrid_chunk, (recipe, mosaic, rect, failed)))
         for done, outcome in enumerate(self.pool.run(todo), start=1):
             if outcome.error is not None:
                 raise GeounetError(f"{recipe.scene.files[0]}: {outcome.task.name}: {outcome.error}")

@@ -12,6 +12,7 @@ import rasterio
 from rasterio.windows import Window
 
 from geounet.config.card import Card
+from geounet.grid.blocks import BlockId
 from geounet.models.bundle import load_bundle
 from geounet.predict.decide import (
     FINE_NODATA,
@@ -46,7 +47,7 @@ def chunks(recipe: Recipe) -> list[Rect]:
     ]
 
 
-def regrid_chunk(recipe: Recipe, mosaic: str, rect: Rect) -> dict[str, Any]:
+def regrid_chunk(recipe: Recipe, mosaic: str, rect: Rect, failed: tuple[BlockId, ...] = ()) -> dict[str, Any]:
     """Write mask and probability of one chunk of the scene's grid, and the receipt; return the receipt.
 
     Parameters
@@ -57,6 +58,8 @@ def regrid_chunk(recipe: Recipe, mosaic: str, rect: Rect) -> dict[str, Any]:
         Raster of the fine probabilities on the model grid, uint16 `(channels, rows, cols)`.
     rect
         The chunk.
+    failed
+        Blocks that the mosaic lacks; the receipt names them.
     """
     started = time.perf_counter()
     card: Card = load_bundle(recipe.model).card
@@ -90,6 +93,7 @@ def regrid_chunk(recipe: Recipe, mosaic: str, rect: Rect) -> dict[str, Any]:
     receipt = {
         "fingerprint": recipe.fingerprint,
         "chunk": list(rect),
+        "failed": [list(block) for block in failed],
         "counts": counts,
         "files": {str(w.path.relative_to(Path(recipe.folder))): w.bytes for w in writers},
         "seconds": {"total": round(time.perf_counter() - started, 4)},

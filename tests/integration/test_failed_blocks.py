@@ -100,6 +100,20 @@ def test_the_manifest_counts_what_the_mask_holds(
     assert {name: entry["pixels"] for name, entry in area.items()} == expected
 
 
+def test_a_continued_run_fills_the_holes_of_a_resampled_scene(scene: Path, bundle: Bundle, tmp_path: Path) -> None:
+    """A block fails, the run is killed when the scene's grid is done, and the next run's try succeeds."""
+    finer = "resample=auto", "vector=none"
+    made = small_unet(tmp_path / "finer", channels=3, gsd=0.2, activation=bundle.card.activation)
+    run_of(scene, made, tmp_path / "whole", *finer).run()
+    holes = run_of(scene, made, tmp_path / "out", *finer, failing=("infer-r0001c0001",)).infer()
+    assert [str(block) for block in holes.failed] == ["r0001c0001"]
+    manifest = run_of(scene, made, tmp_path / "out", *finer).run()
+    assert manifest["blocks"]["failed"] == []
+    values = mask(tmp_path / "out")
+    assert (values == mask(tmp_path / "whole")).all()
+    assert manifest["valid_pixels"] == (values[0] != NODATA).sum()
+
+
 def test_overwrite_fills_the_holes(scene: Path, bundle: Bundle, tmp_path: Path) -> None:
     first = run_of(scene, bundle, tmp_path, "vector=none", failing=("infer-r0001c0001",))
     first.run()
