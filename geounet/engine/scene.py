@@ -349,6 +349,7 @@ class SceneRun:
         blocks = {str(block.id): block for block in recipe.blocks}
         infer, seal = ledger.receipts("infer"), ledger.receipts("seal")
         failed: list[BlockId] = []
+        lost: set[BlockId] = set()  # those whose inference failed: of others, what neighbours need is there
         # What was sealed without a neighbour that failed then is sealed again: it may succeed now.
         submitted = {name for name, receipt in seal.items() if not receipt["failed"]}
 
@@ -358,10 +359,10 @@ class SceneRun:
                 name = str(block.id)
                 if name in submitted or name not in infer or not block.strips:
                     continue
-                if all(str(giver) in infer or giver in failed for giver in block.givers.values()):
+                if all(str(giver) in infer or giver in lost for giver in block.givers.values()):
                     submitted.add(name)
-                    lost = tuple(giver for giver in block.givers.values() if giver in failed)
-                    tasks.append(Task(f"seal-{name}", seal_block, (recipe, block.id, lost), urgent=True))
+                    missing = tuple(giver for giver in block.givers.values() if giver in lost)
+                    tasks.append(Task(f"seal-{name}", seal_block, (recipe, block.id, missing), urgent=True))
             return tasks
 
         def follow(outcome: Outcome) -> list[Task]:
@@ -371,6 +372,7 @@ class SceneRun:
                 self.failures.append({"block": name, "stage": stage, "error": outcome.error})
                 ledger.note("failed", block=name, stage=stage, error=outcome.error)
                 failed.append(block.id)
+                lost.update([block.id] if stage == "infer" else [])
             else:
                 check_receipt(recipe.receipt(stage, name))
                 (infer if stage == "infer" else seal)[name] = outcome.result

@@ -29,9 +29,9 @@ SETTINGS = (
 class Fails(InlinePool):
     """Says of some tasks that they failed."""
 
-    def __init__(self, *names: str) -> None:
+    def __init__(self, *names: str, urgent: bool = False) -> None:
         super().__init__()
-        self.names = names
+        self.names, self.urgent = names, urgent
 
     def run(
         self,
@@ -47,7 +47,8 @@ class Fails(InlinePool):
                 outcome = Outcome(task, None, "OSError: the disk had a bad day")
             else:
                 outcome = Outcome(task, task.function(*task.args))
-            waiting += follow(outcome) if follow is not None else ()
+            follows = list(follow(outcome)) if follow is not None else []
+            waiting = [*follows, *waiting] if self.urgent else [*waiting, *follows]
             yield outcome
 
 
@@ -98,6 +99,20 @@ def test_the_manifest_counts_what_the_mask_holds(
         expected = {c.name: int((values[0] == c.code).sum()) for c in bundle.card.mask_classes()}
         expected["nodata"] = int((values[0] == NODATA).sum())
     assert {name: entry["pixels"] for name, entry in area.items()} == expected
+
+
+def test_a_seal_that_fails_leaves_its_neighbours_whole_in_any_order(
+    scene: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    masks = []
+    for urgent in (False, True):
+        one = run_of(scene, bundle, tmp_path / str(urgent), "vector=none")
+        one.pool = Fails("seal-r0001c0001", urgent=urgent)
+        manifest = one.run()
+        assert manifest["blocks"]["failed"] == ["r0001c0001"]
+        masks.append(mask(tmp_path / str(urgent)))
+        assert manifest["valid_pixels"] == (masks[-1][0] != NODATA).sum()
+    assert (masks[0] == masks[1]).all()
 
 
 def test_a_continued_run_fills_the_holes_of_a_resampled_scene(scene: Path, bundle: Bundle, tmp_path: Path) -> None:
