@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from geounet.batch.lock import HIDDEN, LOCK, is_locked, locked, noted
-from geounet.engine.ledger import STAGES, folder_bytes, is_ledger, remove_empty
+from geounet.engine.ledger import STAGES, discard, folder_bytes, is_discarded, is_ledger
 from geounet.engine.manifest import read_manifest, sweep
 from geounet.errors import GeounetError, JobError
 
@@ -113,6 +112,7 @@ def _ledgers(folder: Path) -> list[tuple[str, dict[str, Any]]]:
     """Return the names of scenes that have parts, with what these say; what a run removes meanwhile is left out."""
     found = []
     for root, folders, names in os.walk(folder / "scenes"):
+        folders[:] = [name for name in folders if not is_discarded(name)]
         if "record.json" not in names:
             continue
         folders.clear()
@@ -204,8 +204,7 @@ def clean(out: Path, work: Path | None = None) -> tuple[int, int]:
                 logger.info("%s: removing the parts of %d scenes", folder, len(names))
             count, size = count + len(names), size + folder_bytes(parts)
             for path in parts:
-                shutil.rmtree(path)
-                remove_empty(path.parent, folder / path.relative_to(folder).parts[0])
+                discard(path, folder / path.relative_to(folder).parts[0], strict=True)
             sweep(out)
     return count, size
 

@@ -79,7 +79,7 @@ def vector_request(
         metadata=tags,
         multilabel=multilabel,
         # Which blocks failed decides the mask, too.
-        identity=fingerprint(plan.recipe.fingerprint, [str(block) for block in sorted(failed)]),
+        identity=fingerprint(plan.recipe.stamp, [str(block) for block in sorted(failed)]),
         formats=tuple(plan.layers.formats),
         backdrops=tuple(below),
         home=folder,

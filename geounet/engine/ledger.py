@@ -13,13 +13,17 @@ import os
 import re
 import shutil
 import time
+import uuid
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from geounet.atomic import write_text
 from geounet.errors import PartError
+
+if TYPE_CHECKING:
+    from geounet.predict.recipe import Recipe
 
 
 def fingerprint(*parts: Any) -> str:
@@ -34,12 +38,47 @@ STAGES = ("scenes", "mosaics")
 KEY = re.compile("[0-9a-f]{16}")
 """Names of folders of parts: the beginnings of fingerprints."""
 
-_MARKS = ("record.json", "journal.jsonl")
+_MARKS = ("record.json", "journal.jsonl", "receipts")
+"""A task of a run that was killed may end, and leave its receipt, when record and journal are gone."""
+
+_DISCARDED = re.compile(r"\.parts\.[0-9a-f]{32}\.tmp")
 
 
 def is_ledger(folder: Path) -> bool:
     """Return whether a folder is one of parts that a run has made: a work folder may hold other things, too."""
-    return KEY.fullmatch(folder.name) is not None and any((folder / name).is_file() for name in _MARKS)
+    if is_discarded(folder.name):
+        return True
+    return KEY.fullmatch(folder.name) is not None and any((folder / name).exists() for name in _MARKS)
+
+
+def is_discarded(name: str) -> bool:
+    """Return whether a folder of this name is what is left of parts whose removal did not come to its end."""
+    return _DISCARDED.fullmatch(name) is not None
+
+
+def discard(folder: Path, top: Path, *, strict: bool = False) -> None:
+    """Remove a folder of parts, what is left of others beside it, and the folders above, as far as they are empty.
+
+    It gets another name first: whoever is killed meanwhile leaves nothing that a run would continue.
+
+    Parameters
+    ----------
+    folder
+        Of parts; it need not be there.
+    top
+        The folder above that stays.
+    strict
+        Raise an OSError where something cannot be removed.
+    """
+    try:
+        folder.rename(folder.with_name(f".parts.{uuid.uuid4().hex}.tmp"))
+    except OSError:  # it is not there; or a file in it is open, in Windows
+        shutil.rmtree(folder / "receipts", ignore_errors=True)  # without them nothing is continued, either
+    beside = [path for path in folder.parent.glob(".parts.*") if is_discarded(path.name)]
+    for path in (folder, *beside):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=not strict)
+    remove_empty(folder.parent, top)
 
 
 def remove_empty(folder: Path, top: Path) -> None:
@@ -94,7 +133,9 @@ class Ledger:
         return dict(record)
 
     def write_record(self, record: Mapping[str, Any]) -> None:
-        """Write the record atomically."""
+        """Write the record atomically, of parts that are to be made: any that are there without one go."""
+        if self.folder.exists():
+            discard(self.folder, self._work)  # nobody knows how they were made
         write_text(self.record_file, json.dumps({"key": self.key, **record}, indent=1))
 
     def note(self, event: str, **details: Any) -> None:
@@ -113,13 +154,13 @@ class Ledger:
                     return True
         return False
 
-    def receipts(self, stage: str) -> dict[str, dict[str, Any]]:
-        """Return the receipts of a stage whose files are all there, by name."""
+    def receipts(self, stage: str, recipe: Recipe) -> dict[str, dict[str, Any]]:
+        """Return the receipts of a stage, of this recipe, whose files are all there, by name."""
         from geounet.predict.receipts import read_receipt
 
         found = {}
         for path in sorted((self.folder / "receipts" / stage).glob("*.json")):
-            receipt = read_receipt(path, self.key, self.folder)
+            receipt = read_receipt(path, recipe.stamp, self.folder)
             if receipt is not None:
                 found[path.stem] = receipt
         return found
@@ -130,8 +171,7 @@ class Ledger:
 
     def remove_parts(self) -> None:
         """Remove all intermediate files; the journal goes with them."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        remove_empty(self.folder.parent, self._work)
+        discard(self.folder, self._work)
 
 
 def folder_bytes(folders: Iterable[Path]) -> int:

@@ -347,7 +347,7 @@ class SceneRun:
     ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]], tuple[BlockId, ...]]:
         """Infer and seal all blocks; return the receipts of both and the blocks that failed."""
         blocks = {str(block.id): block for block in recipe.blocks}
-        infer, seal = ledger.receipts("infer"), ledger.receipts("seal")
+        infer, seal = ledger.receipts("infer", recipe), ledger.receipts("seal", recipe)
         failed: list[BlockId] = []
         lost: set[BlockId] = set()  # those whose inference failed: of others, what neighbours need is there
         # What was sealed without a neighbour that failed then is sealed again: it may succeed now.
@@ -402,7 +402,7 @@ class SceneRun:
     def _regrid(self, recipe: Recipe, ledger: Ledger, failed: tuple[BlockId, ...]) -> list[dict[str, int]]:
         mosaic = str(model_mosaic(recipe, self.bundle.card.channels, failed))
         # Chunks made while blocks were missing must not outlive the blocks' second chance, which may be a later run's.
-        made = {} if failed else ledger.receipts("regrid")
+        made = {} if failed else ledger.receipts("regrid", recipe)
         receipts = {name: receipt for name, receipt in made.items() if receipt.get("failed") == []}
         todo: list[Task] = []
         counts: list[dict[str, int]] = []

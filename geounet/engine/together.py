@@ -49,7 +49,7 @@ def infer_all(runs: Sequence[SceneRun]) -> None:
 
 def _infer(group: Sequence[tuple[SceneRun, Recipe, Ledger]]) -> None:
     started = time.perf_counter()
-    done = [ledger.receipts("infer") for _, _, ledger in group]
+    done = [ledger.receipts("infer", recipe) for _, recipe, ledger in group]
     blocks = {str(block.id): block for block in group[0][1].blocks}
     tasks = []
     for name, block in blocks.items():

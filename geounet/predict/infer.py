@@ -308,10 +308,10 @@ def _receipt(part: _Part, block_id: BlockId, seconds: float) -> dict[str, Any]:
     if part.sorter.pieces:
         path = recipe.sums(block_id)
         files[str(path.relative_to(recipe.folder))] = write_borders(
-            path, recipe.fingerprint, part.sorter.sums, part.sorter.valid
+            path, recipe.stamp, part.sorter.sums, part.sorter.valid
         )
     receipt = {
-        "fingerprint": recipe.fingerprint,
+        "fingerprint": recipe.stamp,
         "block": list(block_id),
         "tiles": part.tiles,
         "counts": core.counts if core else [],

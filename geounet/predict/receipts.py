@@ -14,11 +14,11 @@ def write_receipt(path: Path, receipt: dict[str, Any]) -> None:
     write_text(path, json.dumps(receipt))
 
 
-def read_receipt(path: Path, fingerprint: str, folder: Path) -> dict[str, Any] | None:
-    """Return a receipt if it is of this run and its files are there in full; None otherwise."""
+def read_receipt(path: Path, stamp: str, folder: Path) -> dict[str, Any] | None:
+    """Return a receipt if it is of the recipe with this stamp and its files are there in full; None otherwise."""
     try:
         receipt = json.loads(path.read_text(encoding="utf-8"))
-        if receipt["fingerprint"] != fingerprint:
+        if receipt["fingerprint"] != stamp:
             return None
         for name, size in receipt["files"].items():
             if (folder / name).stat().st_size != size:

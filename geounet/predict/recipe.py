@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +22,7 @@ class Recipe:
 
     scene: SceneSpec
     fingerprint: str
-    """Identity of the parts: input, model and settings. Stands in every part and receipt."""
+    """Identity of what is asked for: input, model and settings."""
     model: str
     """Folder of the bundle, readable by the workers."""
     model_sha256: str
@@ -63,17 +65,31 @@ class Recipe:
         return BlockGrid(self.tiles, self.side)
 
     @property
+    def stamp(self) -> str:
+        """Identity of the parts: what is asked for, and all that was resolved and decides their shapes and bits.
+
+        Stands in every part and receipt: a task of a run that was killed may end when its record is gone, and the next
+        run, with other workers, has other tiles and blocks of the same names.
+        """
+        decided = (self.fingerprint, self.scene_shape, self.model_shape, self.tile, self.overlap, self.side,
+                   self.device, self.precision, self.batch, self.tta, self.keep_probability)  # fmt: skip
+        return hashlib.sha256(json.dumps(decided).encode()).hexdigest()
+
+    @property
     def tags(self) -> dict[str, str]:
         """Tags of every part."""
-        return {"GEOUNET_FINGERPRINT": self.fingerprint}
+        return {"GEOUNET_FINGERPRINT": self.stamp}
+
+    def _place(self, kind: str) -> Path:
+        return Path(self.folder) / kind / self.stamp[:8]
 
     def part(self, block: BlockId, piece: str, what: str) -> Path:
         """Return the file of a finished piece (`core`, `top`, `left`) of a block; `what` is `mask` or `prob`."""
-        return Path(self.folder) / "parts" / f"{block.row:04d}" / f"{block}_{piece}_{what}.tif"
+        return self._place("parts") / f"{block.row:04d}" / f"{block}_{piece}_{what}.tif"
 
     def sums(self, block: BlockId) -> Path:
         """Return the file of a block's borders as un-normalised sums."""
-        return Path(self.folder) / "sums" / f"{block.row:04d}" / f"{block}.npz"
+        return self._place("sums") / f"{block.row:04d}" / f"{block}.npz"
 
     def receipt(self, stage: str, name: str) -> Path:
         """Return the receipt of a finished task."""
@@ -81,4 +97,4 @@ class Recipe:
 
     def chunk(self, rect: Rect, what: str) -> Path:
         """Return the file of a chunk of the scene's grid, where the scene is resampled."""
-        return Path(self.folder) / "chunks" / f"{rect.y0:07d}" / f"{rect.y0:07d}_{rect.x0:07d}_{what}.tif"
+        return self._place("chunks") / f"{rect.y0:07d}" / f"{rect.y0:07d}_{rect.x0:07d}_{what}.tif"

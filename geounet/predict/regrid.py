@@ -91,7 +91,7 @@ def regrid_chunk(recipe: Recipe, mosaic: str, rect: Rect, failed: tuple[BlockId,
             if recipe.keep_probability:
                 writers[1].write(stored_from_fine(values[:-1], valid))
     receipt = {
-        "fingerprint": recipe.fingerprint,
+        "fingerprint": recipe.stamp,
         "chunk": list(rect),
         "failed": [list(block) for block in failed],
         "counts": counts,

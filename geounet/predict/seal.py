@@ -34,7 +34,7 @@ def seal_block(recipe: Recipe, block_id: BlockId, failed: tuple[BlockId, ...] = 
     with ExitStack() as stack:
 
         def borders(of: BlockId) -> Borders:
-            return stack.enter_context(closing(Borders(recipe.sums(of), recipe.fingerprint)))
+            return stack.enter_context(closing(Borders(recipe.sums(of), recipe.stamp)))
 
         own = borders(block_id)
         givers = {name: (None if giver in failed else borders(giver)) for name, giver in block.givers.items()}
@@ -56,7 +56,7 @@ def seal_block(recipe: Recipe, block_id: BlockId, failed: tuple[BlockId, ...] = 
             counts = add_counts(counts, writer.counts)
             files.update(writer.files)
     receipt = {
-        "fingerprint": recipe.fingerprint,
+        "fingerprint": recipe.stamp,
         "block": list(block_id),
         "failed": [list(giver) for giver in block.givers.values() if giver in failed],
         "counts": counts,

@@ -103,6 +103,37 @@ def test_a_lost_file_is_made_again(scene: Path, bundle: Bundle, tmp_path: Path) 
     assert (mask(tmp_path) == before).all()
 
 
+def test_parts_without_a_record_are_not_continued(scene: Path, bundle: Bundle, tmp_path: Path) -> None:
+    """What was resolved for other workers is not known any more, and late tasks may leave parts of it at any time."""
+
+    class Workers(InlinePool):
+        count = 4
+
+        def threads(self, *, light: bool = False) -> int:
+            return self.count
+
+    def of(out: str, workers: int) -> SceneRun:
+        (one,) = scene_runs(job_of(scene, bundle, tmp_path / out, "vector=none"))
+        one.pool = Workers()
+        one.pool.count = workers
+        return one
+
+    of("whole", 1).run()
+    many = of("out", 4).infer()
+    ledger = many.ledger
+    shutil.copytree(ledger.folder, tmp_path / "late")
+    ledger.record_file.unlink()
+    plan, _ = of("out", 1).prepare()
+    assert plan.recipe.side != many.plan.recipe.side
+    assert not list(ledger.folder.rglob("*.tif"))
+    (tmp_path / "late" / "record.json").unlink()
+    shutil.copytree(tmp_path / "late", ledger.folder, dirs_exist_ok=True)
+    assert ledger.receipts("infer", many.plan.recipe)
+    assert not ledger.receipts("infer", plan.recipe)
+    of("out", 1).run()
+    assert (mask(tmp_path / "out") == mask(tmp_path / "whole")).all()
+
+
 @pytest.mark.parametrize("tta", ["flips", "d4"])
 def test_augmentation_makes_the_result_symmetric(bundle: Bundle, tmp_path: Path, tta: str) -> None:
     """The mirrored scene has the mirrored mask, which without augmentation it has not."""
@@ -225,7 +256,8 @@ def test_models_of_other_grids_read_for_themselves(
     runs[0].prepare()
     infer_all(runs)
     assert set(together) == {2}, "the first and the third share a grid"
-    assert len(runs[1].prepare()[1].receipts("infer")) == 0
+    plan, ledger = runs[1].prepare()
+    assert len(ledger.receipts("infer", plan.recipe)) == 0
     for one in runs:
         one.run()
     together.clear()

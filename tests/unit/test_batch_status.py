@@ -134,6 +134,44 @@ def test_clean_removes_what_killed_runs_were_writing(tmp_path: Path) -> None:
     assert left == {*others, "a/manifest.json", ".geounet/lock"}
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_parts_that_were_half_removed_are_not_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    """Who removes them is killed when the record of what was resolved is gone."""
+    out = tmp_path / "out"
+    work = tmp_path / "work" if named else out / ".geounet"
+    with locked_output(out, work):
+        pass
+    folder, original = ledger(work), shutil.rmtree
+
+    def killed(path: Path, **_: Any) -> None:
+        for record in path.rglob("record.json"):
+            record.unlink()
+        raise SystemExit
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(SystemExit):
+        clean(out)
+    monkeypatch.setattr(shutil, "rmtree", original)
+    assert not folder.exists()
+    assert states(out) == {}
+    assert clean(out)[1] > 0, "what is left goes the next time"
+    assert not list(work.rglob("*.json"))
+
+
+def test_what_late_tasks_left_goes(tmp_path: Path) -> None:
+    """A worker of a cluster that stays ends its task when the parts of its run are removed."""
+    out, work = tmp_path / "out", tmp_path / "work"
+    with locked_output(out, work):
+        pass
+    folder = ledger(work)
+    for name in ("record.json", "journal.jsonl"):
+        (folder / name).unlink()
+    assert clean(out)[0] == 1
+    assert not folder.exists()
+
+
 @pytest.mark.parametrize("given", [True, False])
 def test_other_things_in_a_work_folder_stay(tmp_path: Path, given: bool) -> None:
     """A job may name a folder that holds its scenes, too."""
