@@ -13,6 +13,7 @@ from typing import Any
 
 from geounet.atomic import remove_leftovers, write_text
 from geounet.batch.blame import fault_of
+from geounet.batch.lock import HIDDEN
 from geounet.config.job import Job, Vector
 from geounet.config.layers import resolve_layers
 from geounet.engine.ledger import fingerprint, remove_empty
@@ -26,6 +27,9 @@ from geounet.types import Progress
 logger = logging.getLogger(__name__)
 
 Entries = Sequence[Mapping[str, Any]]
+
+_NOTED = "mosaics.json"
+"""In the hidden folder: names of the files that runs began to write."""
 
 
 def names(job: Job, models: Sequence[str]) -> list[Path]:
@@ -48,12 +52,32 @@ def check(job: Job, models: Sequence[str], before: Entries) -> None:
         If it is there, and `overwrite` is not set.
     """
     known = {file for entry in before for file in dict(entry["files"]).values()}
+    known |= set(_noted(Path(job.outputs.folder).absolute()))
     for path in names(job, models):
         if path.exists() and path.name not in known and not job.outputs.overwrite:
             raise OutputExistsError(
                 f"{path}: is there and not of this job; set outputs.overwrite: true (--overwrite) to replace it, or "
                 "give the job another name"
             )
+
+
+def _noted(out: Path) -> list[str]:
+    try:
+        found = json.loads((out / HIDDEN / _NOTED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
+
+
+def _note(path: Path) -> None:
+    """Note a file before it is written: the manifest may name it late or never, and the next one's job may be another.
+
+    What is gone since is forgotten: a file that takes its name is somebody else's.
+    """
+    out, before = path.parent, _noted(path.parent)
+    told = sorted({path.name, *(name for name in before if (out / name).exists())})
+    if told != before:
+        write_text(out / HIDDEN / _NOTED, json.dumps(told))
 
 
 def mosaics(
@@ -97,7 +121,9 @@ def mosaics(
             continue
         if not here:  # the next run must still know the file as this job's
             made += [
-                {**entry, "state": "unchanged"} for entry in before if entry["name"] == path.stem and entry["files"]
+                {**entry, "state": "failed" if entry["state"] == "failed" else "unchanged"}
+                for entry in before
+                if entry["name"] == path.stem and entry["files"]
             ]
             continue
         settings = sections.model_dump(mode="json", by_alias=True)
@@ -111,7 +137,8 @@ def mosaics(
             "key": key,
             "error": None,
         }
-        last = next((e for e in before if e["name"] == path.stem and e.get("key") == key), None)
+        older = [e for e in before if e["name"] == path.stem]
+        last = next((e for e in older if e.get("key") == key), None)
         if last is not None and last["files"] and all((path.parent / f).exists() for f in last["files"].values()):
             logger.info("%s: already done", path.name)
             made.append({**last, "state": "unchanged", "earlier": earlier})
@@ -119,15 +146,17 @@ def mosaics(
         remove_leftovers(path.parent, path.stem)
         began = time.monotonic()
         try:
+            _note(path)
             report = _make(job, path, here, sections, work / "mosaics" / path.stem / key[:16], key, pool(), progress)
         except Exception as error:  # what scenes are done is to be told all the same
             failure = _failure(error, path, work)
             logger.error("%s: %s", path.name, failure)
-            made.append({**entry, "state": "failed", "error": str(failure), "files": {}})
+            # What is there is this job's, though it may be of two keys: it is of none.
+            there = {k: f for e in older for k, f in e["files"].items() if (path.parent / f).exists()}
+            made.append({**entry, "key": None, "state": "failed", "error": str(failure), "files": there})
             continue
-        for older in before:
-            if older["name"] == path.stem:
-                remove_replaced(path.parent, older, report["files"])
+        for replaced in older:
+            remove_replaced(path.parent, replaced, report["files"])
         made.append(
             {
                 **entry,

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from geounet.cli.run import summary
 from geounet.config.job import Job
 from geounet.config.load import job_from_options
 from geounet.engine.pool import InlinePool
-from geounet.errors import OutputExistsError
+from geounet.errors import GeounetError, OutputExistsError
 from geounet.raster.sidecar import write_aux
 from geounet.types import NODATA, Silent
 from tests.support.models import small_unet
@@ -177,6 +178,36 @@ def test_a_file_of_somebody_else_is_not_replaced(town_job: Any) -> None:
         check(job, ["small"], [])
     check(job, ["small"], [{"files": {"vectors": "two_scenes_1.gpkg"}}])
     check(town_job("outputs.overwrite=true", out="other"), ["small"], [])
+
+
+def test_a_mosaic_of_a_run_that_was_killed_is_known(town_job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is there, and no manifest names it; or that of another job came since."""
+    job = town_job("vector.buildings=false", "vector.roads=false", out="killed")
+    entries = done(job)
+    monkeypatch.setattr("geounet.vector.build.tell", MagicMock(side_effect=SystemExit))
+    with pytest.raises(SystemExit):
+        make(job, entries, [])
+    out = Path(job.outputs.folder)
+    assert (out / "two_scenes_1.gpkg").exists()
+    check(job, ["small"], [])
+    other = town_job("name=other", out="killed")
+    (out / "other.gpkg").write_text("mine")
+    with pytest.raises(OutputExistsError, match=r"other\.gpkg: is there"):
+        check(other, ["small"], [])
+
+
+def test_a_mosaic_that_fails_once_stays_this_jobs(town_job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = town_job("vector.buildings=false", "vector.roads=false", out="fails")
+    entries = done(job)
+    (made,) = make(job, [entries[0], {**entries[1], "state": "failed"}], [])
+    with monkeypatch.context() as broken:
+        broken.setattr("geounet.vector.build.geopackage", MagicMock(side_effect=GeounetError("no")))
+        (failed,) = make(job, entries, [made])
+    assert (failed["state"], failed["files"]) == ("failed", made["files"])
+    (Path(job.outputs.folder) / ".geounet" / "mosaics.json").unlink()
+    check(job, ["small"], [failed])
+    (again,) = make(job, entries, [failed])
+    assert (again["state"], again["scenes"]) == ("done", ["west", "east"])
 
 
 def test_a_mosaic_that_cannot_be_made_is_told(town_job: Any) -> None:
