@@ -33,7 +33,7 @@ _UNSUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 """What file systems without locks answer."""
 
 
-class _NoLocksError(GeounetError):
+class NoLocksError(GeounetError):
     """The file system has no locks."""
 
 
@@ -98,7 +98,7 @@ def locked_output(out: Path, work: Path) -> Iterator[None]:
         if not (hidden.is_dir() and hidden.samefile(work)):
             try:
                 stack.enter_context(locked(hidden, out))
-            except _NoLocksError as error:
+            except NoLocksError as error:
                 logger.warning("%s; only runs with the work folder %s are kept apart", error, work)
             _note(hidden / _ELSEWHERE, work)
         yield
@@ -178,7 +178,7 @@ def _take(file: int, path: Path, *, shared: bool = False) -> bool:
         return False
     except OSError as error:
         if error.errno in _UNSUPPORTED:
-            raise _NoLocksError(
+            raise NoLocksError(
                 f"{path}: this file system has no locks ({error.strerror}), so runs could get into each other's way; "
                 "mount it with locks (Lustre: -o flock), or choose a folder on one with locks (of a run: outputs.work)"
             ) from None

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from geounet.batch.lock import HIDDEN, LOCK, is_locked, locked, noted
+from geounet.batch.lock import HIDDEN, LOCK, NoLocksError, is_locked, locked, noted
 from geounet.engine.ledger import STAGES, discard, folder_bytes, is_discarded, is_ledger
 from geounet.engine.manifest import read_manifest, sweep
 from geounet.errors import GeounetError, JobError
@@ -192,12 +193,15 @@ def clean(out: Path, work: Path | None = None) -> tuple[int, int]:
     refuse_scene(out, last)
     if work is not None and not (work / LOCK).exists() and not _parts(work):
         raise GeounetError(f"{work}: no work folder of a run (it holds no {LOCK})")
-    folders = [folder for folder in _works(out, work, last) if folder.is_dir()]
+    folders = _distinct(_works(out, work, last))
     if not folders and not (out / "manifest.json").exists():
         raise GeounetError(f"{out}: no output folder of a run (it holds no .geounet)")
     count, size = 0, 0
-    for folder in folders:
-        with locked(folder, out):
+    with ExitStack() as stack:
+        for folder in folders:
+            stack.enter_context(locked(folder, out))
+        _lock_output(stack, out, folders)
+        for folder in folders:
             parts = _parts(folder)
             names = {path.relative_to(folder).parts[:2] for path in parts}
             if parts:
@@ -205,8 +209,28 @@ def clean(out: Path, work: Path | None = None) -> tuple[int, int]:
             count, size = count + len(names), size + folder_bytes(parts)
             for path in parts:
                 discard(path, folder / path.relative_to(folder).parts[0], strict=True)
-            sweep(out)
+        sweep(out)
     return count, size
+
+
+def _lock_output(stack: ExitStack, out: Path, folders: Sequence[Path]) -> None:
+    """Lock an output folder beside work folders elsewhere: a run with yet another one may be at work in it."""
+    hidden = out / HIDDEN
+    if not hidden.is_dir() or any(map(hidden.samefile, folders)):
+        return  # no run was here; or its lock is held already
+    try:
+        stack.enter_context(locked(hidden, out))
+    except NoLocksError as error:
+        logger.warning("%s; runs with other work folders are not seen", error)
+
+
+def _distinct(folders: Sequence[Path]) -> list[Path]:
+    """Return the folders that are there, each under one of its names: its lock would never be free under the next."""
+    found: list[Path] = []
+    for folder in folders:
+        if folder.is_dir() and not any(map(folder.samefile, found)):
+            found.append(folder)
+    return found
 
 
 def _parts(folder: Path) -> list[Path]:

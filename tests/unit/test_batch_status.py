@@ -134,6 +134,33 @@ def test_clean_removes_what_killed_runs_were_writing(tmp_path: Path) -> None:
     assert left == {*others, "a/manifest.json", ".geounet/lock"}
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_what_a_run_at_work_is_writing_stays(tmp_path: Path, given: bool) -> None:
+    """Its work folder is another one than that which is to be cleaned."""
+    out, before, now = tmp_path / "out", tmp_path / "before", tmp_path / "now"
+    with locked_output(out, before):
+        pass
+    ready = out / "a" / f".a_mask.{'0' * 32}.tmp.tif"
+    ready.parent.mkdir()
+    ready.touch()
+    with locked_output(out, now), pytest.raises(LockedError, match="out: another run"):
+        clean(out, before if given else None)
+    assert ready.exists()
+    assert clean(out, before) == (0, 0)
+    assert not ready.exists()
+
+
+def test_a_work_folder_with_two_names_is_cleaned(tmp_path: Path) -> None:
+    out, work = tmp_path / "out", tmp_path / "work"
+    work.mkdir()
+    (tmp_path / "link").symlink_to(work)
+    for name in (work, tmp_path / "link"):
+        with locked_output(out, name):
+            pass
+    ledger(work)
+    assert clean(out)[0] == 1
+
+
 @pytest.mark.parametrize("named", [True, False])
 def test_parts_that_were_half_removed_are_not_continued(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool
