@@ -145,14 +145,15 @@ class Ledger:
         with (self.folder / "journal.jsonl").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
-    def noted(self, event: str) -> bool:
-        """Return whether a journal of the scene, of any setting, tells of an event."""
-        mark = f'"event": {json.dumps(event)},'
-        for path in self.folder.parent.glob("*/journal.jsonl"):
+    def noted(self, event: str) -> list[dict[str, Any]]:
+        """Return what the journals of the scene, of any setting, tell of an event."""
+        mark, found = f'"event": {json.dumps(event)},', []
+        for path in sorted(self.folder.parent.glob("*/journal.jsonl")):
             with suppress(OSError):
-                if mark in path.read_text(encoding="utf-8", errors="replace"):
-                    return True
-        return False
+                for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                    with suppress(ValueError):  # a line that a killed driver left unfinished
+                        found += [json.loads(line)] if mark in line else []
+        return found
 
     def receipts(self, stage: str, recipe: Recipe) -> dict[str, dict[str, Any]]:
         """Return the receipts of a stage, of this recipe, whose files are all there, by name."""

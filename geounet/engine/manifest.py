@@ -248,13 +248,37 @@ def _valid(plan: Plan, counts: list[dict[str, int]]) -> int:
     return total - (counts[0].get("255", 0) if counts else total)
 
 
-def publish(manifest: dict[str, Any], plan: Plan, staging: Path, folder: Path, started: datetime) -> None:
+def announce(folder: Path, ledger: Ledger, files: Mapping[str, str]) -> list[str]:
+    """Note in the journal which files will be there and which go, before any does; return what killed runs noted.
+
+    Without a manifest, that is: with one, it tells of all files.
+
+    Parameters
+    ----------
+    folder
+        Where the finished files go.
+    ledger
+        Of the scene.
+    files
+        Names of the new ones, by key.
+    """
+    before, left = read_manifest(folder), list[str]()
+    if before is None:
+        left = [str(name) for event in ledger.noted(PUBLISH) for name in event.get("files", [])]
+    ledger.note(PUBLISH, files=[*dict.fromkeys([*_named(before), *left, *files.values()])])
+    return left
+
+
+def publish(
+    manifest: dict[str, Any], plan: Plan, staging: Path, folder: Path, started: datetime, left: Iterable[str] = ()
+) -> None:
     """Give the files of a scene their final names, the manifest last.
 
     First all of them lie whole in the folder, under temporary names, the STAC item and the manifest too: what fails
     until then leaves older output as it is. Then names change, and nothing is written any more. Until the manifest has
     its own the output does not count as finished, and the next run makes it again. What finished output that it
-    replaces had besides, vectors that are no longer asked for say, goes at the end.
+    replaces had besides, vectors that are no longer asked for say, goes in between, as does what is `left` of runs that
+    were killed there: who is killed later leaves none that nobody knows of.
 
     Raises
     ------
@@ -280,12 +304,12 @@ def publish(manifest: dict[str, Any], plan: Plan, staging: Path, folder: Path, s
             text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
             write_text(_ready(folder / "manifest.json", ready), text)
         (folder / "manifest.json").unlink(missing_ok=True)
+        remove_replaced(folder, {"files": dict(enumerate([*_named(before), *left]))}, files)
         for path, temporary in ready.items():
             temporary.replace(path)
     finally:
         for temporary in ready.values():
             remove_temporary(temporary)
-    remove_replaced(folder, before, files)
 
 
 def _ready(path: Path, ready: dict[Path, Path]) -> Path:
@@ -336,11 +360,10 @@ def remove_replaced(folder: Path, before: Mapping[str, Any] | None, files: Mappi
     files
         Names of the newer ones, by key.
     """
-    old = (before or {}).get("files")
     # Some file systems take names that differ in case for one.
     kept = {name.casefold() for name in (*files.values(), "manifest.json")}
-    for name in old.values() if isinstance(old, dict) else ():
-        if not isinstance(name, str) or name.casefold() in kept or "\\" in name or Path(name).name != name:
+    for name in _named(before):
+        if name.casefold() in kept or "\\" in name or Path(name).name != name:
             continue
         path = folder / name
         try:
@@ -348,6 +371,12 @@ def remove_replaced(folder: Path, before: Mapping[str, Any] | None, files: Mappi
                 path.unlink()
         except OSError as error:  # opened in Windows; the new output is whole all the same
             logger.warning("%s: of older output, cannot be removed: %s", path, error.strerror)
+
+
+def _named(manifest: Mapping[str, Any] | None) -> list[str]:
+    """Return the names of files in a manifest, which may say anything."""
+    files = (manifest or {}).get("files")
+    return [name for name in files.values() if isinstance(name, str)] if isinstance(files, dict) else []
 
 
 def sweep(out: Path) -> None:

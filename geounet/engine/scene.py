@@ -19,7 +19,7 @@ from geounet.engine.drawing import cells, draw_whole, vector_request
 from geounet.engine.estimate import check_memory
 from geounet.engine.input import check_unchanged, describe_input
 from geounet.engine.ledger import Ledger
-from geounet.engine.manifest import PUBLISH, check_unclaimed, count_pixels, finished_output, publish, scene_manifest
+from geounet.engine.manifest import announce, check_unclaimed, count_pixels, finished_output, publish, scene_manifest
 from geounet.engine.plan import (
     Plan,
     choose_grid,
@@ -194,8 +194,7 @@ class SceneRun:
             files=files,
             deaths=self.pool.deaths,
         )
-        ledger.note(PUBLISH)
-        publish(manifest, plan, staging, self.folder, started)
+        publish(manifest, plan, staging, self.folder, started, announce(self.folder, ledger, files))
         ledger.remove_parts()
         return manifest
 

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from geounet.atomic import temporary_beside
-from geounet.engine.manifest import finished_output, publish, read_manifest
+from geounet.engine.ledger import Ledger
+from geounet.engine.manifest import announce, finished_output, publish, read_manifest
 from geounet.errors import ClusterError, OutputExistsError
 
 
@@ -143,6 +144,38 @@ def test_nothing_is_written_once_older_output_is_touched(
     monkeypatch.setattr(Path, "unlink", sees)
     assert published(tmp_path, mask="s_mask.tif", vectors="s.gpkg") == set(before)
     assert (folder / "s.gpkg").read_text() == "new"
+
+
+@pytest.mark.parametrize("at", ["s_mask.tif", "s_roads.fgb", "manifest.json"])
+def test_no_file_is_left_of_runs_that_were_killed_while_they_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """Of the older output, and of what the killed run was asked for, the next one makes only the mask."""
+    folder, staging, replace = tmp_path / "out" / "s", tmp_path / "staging", Path.replace
+    whole(folder)
+    (folder / "notes.txt").write_text("old")
+    plan: Any = SimpleNamespace(info=SimpleNamespace(name="s", files=(), product=None), card=None)
+
+    def next_run(key: str, **files: str) -> None:
+        ledger = Ledger(tmp_path / "work", "s", key * 16)
+        staging.mkdir(exist_ok=True)
+        for name in files.values():
+            (staging / name).write_text("new")
+        left = announce(folder, ledger, files)
+        publish({"key": key, "state": "done", "files": files}, plan, staging, folder, datetime.now(UTC), left)
+
+    def killed(path: Path, target: Path) -> Path:
+        if target == folder / at:
+            raise SystemExit
+        return replace(path, target)
+
+    with monkeypatch.context() as kills:
+        kills.setattr(Path, "replace", killed)
+        with pytest.raises(SystemExit):
+            next_run("a", mask="s_mask.tif", roads_fgb="s_roads.fgb")
+    assert read_manifest(folder) is None
+    next_run("b", mask="s_mask.tif")
+    assert {path.name for path in folder.iterdir()} == {"s_mask.tif", "s.json", "manifest.json", "notes.txt"}
 
 
 def test_a_staged_file_that_is_not_seen_here_leaves_older_output(tmp_path: Path) -> None:
