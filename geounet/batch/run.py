@@ -30,11 +30,11 @@ from geounet.config.layers import resolve_layers
 from geounet.config.load import missing_aoi
 from geounet.engine.cluster import Connection, connect
 from geounet.engine.input import with_members
-from geounet.engine.manifest import FORMAT, check_apart, read_manifest
+from geounet.engine.manifest import FORMAT, check_apart, is_ours, read_manifest
 from geounet.engine.plan import check_model, versions
 from geounet.engine.pool import InlinePool, Pool
 from geounet.engine.scene import SceneRun
-from geounet.errors import GeounetError, JobError, UnknownModelError, code_of
+from geounet.errors import GeounetError, JobError, OutputExistsError, UnknownModelError, code_of
 from geounet.models.bundle import Bundle, load_bundle
 from geounet.raster.scene import SceneSpec
 from geounet.report.task import Ahead
@@ -173,9 +173,10 @@ def run(job: Job, client: Any = None, progress: Progress | None = None, *, round
         logger.info("%s: is being written; left for the next time", spec.files[0])
     runs = scene_runs(job, specs)
     out = Path(job.outputs.folder).absolute()
+    _check_claim(out, overwrite=job.outputs.overwrite, batch=rounds is not None)
     with locked_output(out, work_folder(job)), ExitStack() as stack:
         attempts = None if rounds is None else Attempts(work_folder(job), rounds.tries)
-        before = read_manifest(out)
+        before = found if is_ours(found := read_manifest(out)) else None
         last = (before or {}).get("mosaics", [])
         mosaic.check(job, [run.bundle.card.name for run in runs], last)
         cluster = _Cluster(job, client, stack, vectors=any(map(_vectorised, runs)))
@@ -246,6 +247,27 @@ def run(job: Job, client: Any = None, progress: Progress | None = None, *, round
         if fresh or _wanting(manifest) or before is None or _told(before) != _told(manifest):
             _write(out, manifest)
     return RunResult(exit_code, manifest, out)
+
+
+def _check_claim(out: Path, *, overwrite: bool, batch: bool) -> None:
+    """Check that a run's own files would replace none but those of runs; a batch overwrites results, not others' files.
+
+    Raises
+    ------
+    OutputExistsError
+        Naming the file.
+    """
+    manifest = read_manifest(out)
+    if (overwrite and not batch) or is_ours(manifest):
+        return
+    there = [path for name in ("manifest.json", "report.html") if os.path.exists(path := out / name)]  # noqa: PTH110
+    if there:
+        from geounet.report.html import is_report
+
+        if manifest is None and is_report(out / "report.html"):
+            return  # a run's, which tells whose a manifest was that is gone or cannot be read
+        replace = "" if batch else "set outputs.overwrite: true (--overwrite) to replace it, or "
+        raise OutputExistsError(f"{there[0]}: is there and not of a run; {replace}choose another output folder")
 
 
 def _looks_done(scene: SceneRun) -> bool:

@@ -37,9 +37,14 @@ def refuse_scene(out: Path, manifest: Mapping[str, Any] | None) -> None:
     Raises
     ------
     JobError
-        Naming the output folder.
+        Naming the output folder; also if the manifest lists scenes as none of a run does.
     """
-    if manifest is None or "scenes" in manifest or "files" not in manifest:
+    if manifest is None:
+        return
+    scenes = manifest.get("scenes", [])
+    if not isinstance(scenes, list) or not all(isinstance(entry, dict) for entry in scenes):
+        raise JobError(f"{out / 'manifest.json'}: is not of a run of geounet; give the output folder of one")
+    if "scenes" in manifest or "files" not in manifest:
         return
     # With several models, a scene's folder holds one for each.
     above = [folder for folder in out.absolute().parents[:2] if "scenes" in (read_manifest(folder) or {})]
@@ -78,7 +83,7 @@ def read_status(out: Path, work: Path | None = None) -> dict[str, Any]:
         manifest = read_manifest(path.parent)
         if manifest is not None and manifest.get("state") == "done":
             name = path.parent.relative_to(out).as_posix()
-            blocks = manifest.get("blocks", {})
+            blocks = found if isinstance(found := manifest.get("blocks"), dict) else {}
             scenes[name] = {
                 "name": name,
                 "state": "done",

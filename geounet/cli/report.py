@@ -13,7 +13,8 @@ import click
 def report(out: Path) -> None:
     """Write OUT/report.html anew from OUT/manifest.json, and print its path."""
     from geounet.batch.status import refuse_scene
-    from geounet.errors import GeounetError
+    from geounet.engine.manifest import is_ours
+    from geounet.errors import GeounetError, JobError
     from geounet.report.html import write_report
 
     path = out / "manifest.json"
@@ -25,5 +26,7 @@ def report(out: Path) -> None:
         raise GeounetError(f"{path}: not readable as JSON: {error}") from None
     if isinstance(manifest, dict):
         refuse_scene(out, manifest)
+    if not is_ours(manifest):
+        raise JobError(f"{path}: is not of a run of geounet; give the output folder of one")
     write_report(out / "report.html", manifest)
     click.echo(out / "report.html")

@@ -28,6 +28,7 @@ from geounet.types import NODATA
 logger = logging.getLogger(__name__)
 
 FORMAT = "geounet-manifest/1"
+_ANY_VERSION = FORMAT.partition("/")[0] + "/"
 
 PUBLISH = "publish"
 """What the journal of a scene says before its files get their names."""
@@ -40,11 +41,20 @@ Counts = list[dict[str, int]]
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """Return the manifest of finished output in a folder; None where there is none or it is not readable."""
+    """Return the manifest of finished output in a folder; None where there is none or it is not readable.
+
+    Other programs have manifests of this name, too: see `is_ours`.
+    """
     try:
-        return dict(json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
+    return manifest if isinstance(manifest, dict) else None
+
+
+def is_ours(manifest: object) -> bool:
+    """Return whether a run wrote this, be it one of another version."""
+    return isinstance(manifest, dict) and str(manifest.get("format")).startswith(_ANY_VERSION)
 
 
 def finished_output(
@@ -73,7 +83,8 @@ def finished_output(
     manifest = read_manifest(folder)
     if manifest is None:
         return None
-    holes = mend and manifest.get("blocks", {}).get("failed")
+    blocks = manifest.get("blocks")
+    holes = mend and isinstance(blocks, dict) and blocks.get("failed")
     if overwrite and (manifest.get("key") != key or holes):
         told = changed(manifest)
         logger.info("%s: made anew%s", folder, f": {told}" if told else "")
@@ -117,13 +128,16 @@ def check_unclaimed(folder: Path, name: str, ledger: Ledger) -> None:
     OutputExistsError
         If a file with the name of one is in the folder, but nothing says that a run has made it.
     """
-    if (folder / "manifest.json").exists():
+    if is_ours(read_manifest(folder)):
         return  # whose output that is, is another question
-    there = [path for ending in _ENDINGS if (path := folder / f"{name}{ending}").exists()]
+    files = [folder / "manifest.json", *(folder / f"{name}{ending}" for ending in _ENDINGS)]
+    there = [path for path in files if path.exists()]
     if there and not ledger.noted(PUBLISH):  # a run that was killed while it published leaves them without a manifest
+        missing = "no manifest.json beside it says that a run has made it"
+        says = "is not that of a run" if there[0] == files[0] else missing
         raise OutputExistsError(
-            f"{there[0]}: is there, and no manifest.json beside it says that a run has made it; set outputs.overwrite: "
-            "true (--overwrite) to replace it, or choose another output folder"
+            f"{there[0]}: is there, and {says}; set outputs.overwrite: true (--overwrite) to replace it, or choose "
+            "another output folder"
         )
 
 

@@ -16,6 +16,9 @@ from PIL import Image, UnidentifiedImageError
 
 from geounet.atomic import write_text
 
+_BEGINNING = b"content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\""
+"""Stands in the first lines of every report, also of older versions."""
+
 _PREVIEW_WIDTH = 1600
 """Previews are reduced to this width, px."""
 
@@ -50,6 +53,14 @@ _FILES = {
     "manifest": "manifest",
 }
 """Names of known keys of a scene's `files`; others are shown as they are."""
+
+
+def is_report(path: Path) -> bool:
+    """Return whether a file is a report of a run, by what those of all versions begin with."""
+    try:
+        return _BEGINNING in path.read_bytes()[:1000]
+    except OSError:
+        return False
 
 
 def write_report(dest: Path, manifest: dict[str, Any]) -> None:

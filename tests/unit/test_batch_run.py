@@ -21,7 +21,7 @@ from geounet.batch.run import Rounds, run
 from geounet.batch.status import read_status
 from geounet.config.job import Job
 from geounet.engine.scene import SceneRun
-from geounet.errors import JobError, LockedError, ModelError, SceneError
+from geounet.errors import JobError, LockedError, ModelError, OutputExistsError, SceneError
 
 MADE: dict[str, Any] = {"state": "unchanged", "key": "k", "files": {}, "blocks": {"failed": []}}
 
@@ -159,6 +159,37 @@ def test_where_nothing_is_new_nothing_is_written(incoming: Path, state: str) -> 
     path.write_text("{")
     night(incoming)
     assert stamps(incoming) != before, "what cannot be read is made anew"
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "report.html"])
+@pytest.mark.parametrize("text", ['{"name": "my web app", "mosaics": 3}', '["x"]', "<html>"])
+def test_files_of_others_are_not_replaced_unasked(incoming: Path, name: str, text: str) -> None:
+    arrive(incoming / "a.tif")
+    out = incoming.parent / "out"
+    out.mkdir()
+    (out / name).write_text(text)
+    for given in ({"rounds": Rounds()}, {}):
+        job = job_of(incoming, overwrite=bool(given))
+        with pytest.raises(OutputExistsError, match=rf"out/{name}: is there and not of a run; .*another output folder"):
+            run(job, client=MagicMock(), **given)
+    assert [(path.name, path.read_text()) for path in out.iterdir()] == [(name, text)]
+
+
+def test_files_of_others_are_replaced_where_asked(incoming: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SceneRun, "finished", lambda scene, *, mend: {"name": scene.spec.name, **MADE})
+    arrive(incoming / "a.tif")
+    out = incoming.parent / "out"
+    out.mkdir()
+    (out / "manifest.json").write_text('{"mosaics": 3, "scenes": 4}')
+    (out / "report.html").write_text("<html>")
+    assert run(job_of(incoming), client=MagicMock()).exit_code == 0
+    (out / "manifest.json").unlink()
+    before = (out / "report.html").read_text()
+    assert run(job_of(incoming, overwrite=False), client=MagicMock()).exit_code == 0, "the report is a run's"
+    assert before.startswith("<!DOCTYPE html>")
+    manifest = json.loads((out / "manifest.json").read_text())
+    (out / "manifest.json").write_text(json.dumps({**manifest, "format": "geounet-manifest/0"}))
+    assert run(job_of(incoming, overwrite=False), client=MagicMock()).exit_code == 0
 
 
 def test_another_work_folder_does_not_let_a_second_run_in(incoming: Path) -> None:

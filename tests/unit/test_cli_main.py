@@ -451,6 +451,22 @@ logging.getLogger("geounet.x").warning("told")
 
 
 @pytest.mark.parametrize("command", ["status", "report", "clean"])
+@pytest.mark.parametrize("text", ['{"scenes": ["a.tif", "b.tif"]}', '{"scenes": 3}', '["x"]', '{"name": "my web app"}'])
+def test_a_manifest_of_another_program(
+    command: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    code = main([command, str(tmp_path)])
+    captured = capsys.readouterr()
+    if command == "report" or "scenes" in text:
+        assert code == 2
+        expected = f"{tmp_path / 'manifest.json'}: is not of a run of geounet; give the output folder of one"
+        assert captured.err == f"geounet: error: {expected}\n"
+    assert "Traceback" not in captured.err
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+
+
+@pytest.mark.parametrize("command", ["status", "report", "clean"])
 def test_a_scenes_folder_is_no_output_folder(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for folder in (tmp_path / "results" / "banepa", tmp_path / "results" / "zanzi" / "aerial"):
         folder.mkdir(parents=True)

@@ -16,7 +16,7 @@ import pytest
 
 from geounet.atomic import temporary_beside
 from geounet.engine.ledger import Ledger
-from geounet.engine.manifest import announce, finished_output, publish, read_manifest
+from geounet.engine.manifest import announce, check_unclaimed, finished_output, publish, read_manifest
 from geounet.errors import ClusterError, OutputExistsError
 
 
@@ -245,3 +245,15 @@ def test_output_with_failed_blocks_is_made_anew_only_where_asked(tmp_path: Path)
     manifest["blocks"] = {"failed": []}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     assert state(overwrite=True) == "unchanged"
+
+
+@pytest.mark.parametrize("manifest", ['["x"]', '{"name": "my web app"}', "no json"])
+def test_results_beside_a_manifest_of_another_program_are_not_claimed(tmp_path: Path, manifest: str) -> None:
+    folder, ledger = tmp_path / "out" / "s", Ledger(tmp_path / "work", "s", "k" * 16)
+    folder.mkdir(parents=True)
+    check_unclaimed(folder, "s", ledger)
+    (folder / "manifest.json").write_text(manifest)
+    with pytest.raises(OutputExistsError, match=r"manifest\.json: is there, and is not that of a run; .*--overwrite"):
+        check_unclaimed(folder, "s", ledger)
+    (folder / "manifest.json").write_text('{"format": "geounet-manifest/0"}')
+    check_unclaimed(folder, "s", ledger)
