@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from geounet.errors import GeounetError
+from geounet.errors import GeounetError, SceneError
 
 
 def make_folder(folder: Path) -> None:
@@ -49,9 +49,37 @@ def check_writable(folder: Path) -> None:
         ) from error
 
 
+_ADDED = 60
+"""Bytes of what is added to the name of a scene, at most: `_road_nodes`, what makes a temporary name, GDAL's own."""
+
+
+def check_name(folder: Path, name: str, file: str) -> None:
+    """See whether a folder, or where it would be made, takes files whose names begin with that of a scene.
+
+    Raises
+    ------
+    SceneError
+        Naming the scene's file, if they would be too long.
+    """
+    there = next((path for path in (folder, *folder.parents) if path.is_dir()), folder)
+    try:
+        most = os.pathconf(there, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):  # Windows; or not told
+        most = 255
+    # Windows counts in UTF-16.
+    length = len(name.encode("utf-16-le")) // 2 if os.name == "nt" else len(os.fsencode(name))
+    if length + _ADDED > most:
+        raise SceneError(
+            f"{file}: its name is too long: those of its results begin with it, and {there} takes names of {most} "
+            f"bytes, which leaves {most - _ADDED} of the {length} that it has; give it a shorter name"
+        )
+
+
 def temporary_beside(path: Path) -> Path:
     """Return an unused name in the same folder; unique across processes and machines that share the storage."""
-    return path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp{path.suffix}")
+    found = _TEMPORARY.fullmatch(path.name)
+    stem = path.stem if found is None else found["stem"]  # that of a temporary file is long enough
+    return path.with_name(f".{stem}.{uuid.uuid4().hex}.tmp{path.suffix}")
 
 
 def remove_temporary(temporary: Path) -> None:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geounet.atomic import check_writable
+from geounet.atomic import check_name, check_writable
 from geounet.config.job import Job, Vector
 from geounet.config.layers import WITHOUT_METRES, metres_asked, resolve_layers
 from geounet.engine.changes import changes
@@ -243,6 +243,7 @@ class SceneRun:
     def prepare(self, *, dry: bool = False, workers: int | None = None) -> tuple[Plan, Ledger]:
         """Resolve the job for this scene for a number of workers (None: those there are); `dry` leaves no record."""
         spec, info = self.describe()
+        check_name(self.folder, info.name, info.files[0])
         if not dry:
             check_writable(self.folder)  # now, and not after hours of work
         shape, ratio = choose_grid(info, self.bundle.card, self.job)

@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape, quoteattr
 import rasterio
 import rasterio.shutil
 
-from geounet.atomic import atomic, write_text
+from geounet.atomic import atomic
 from geounet.config.card import ClassInfo
 from geounet.machine import cores
 from geounet.raster.env import GDAL_ERRORS, gdal_env, one_line, open_quietly
@@ -75,7 +75,7 @@ def _write(
     dest.parent.mkdir(parents=True, exist_ok=True)
     with atomic(dest) as temporary:
         vrt = temporary.with_name(f"{temporary.name}.vrt")
-        write_text(vrt, _wrap(source, info, tags, bands))
+        vrt.write_text(_wrap(source, info, tags, bands), encoding="utf-8")  # goes with the temporary file
         try:
             rasterio.shutil.copy(
                 vrt,

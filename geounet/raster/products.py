@@ -106,7 +106,8 @@ def product_name(path: Path, *, named: bool = True) -> str | None:
     if data is None:
         return None
     if data.get("type") == "Feature" and "stac_version" in data:
-        return _NO_NAME.sub("_", str(data.get("id", ""))).strip(". ")[:_LONGEST] or path.stem
+        name = _NO_NAME.sub("_", str(data.get("id", ""))).strip(". ").encode(errors="ignore")[:_LONGEST]
+        return name.decode(errors="ignore") or path.stem
     kind = data.get("type")
     if named and (kind == "FeatureCollection" or (kind in ("Catalog", "Collection") and "stac_version" in data)):
         raise JobError(f"{path}: a {kind}, no single STAC item; name its items, a file each, for example '*/*.json'")
@@ -115,7 +116,7 @@ def product_name(path: Path, *, named: bool = True) -> str | None:
 
 _NO_NAME = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
 _LONGEST = 150
-"""Letters of a name: with what is added to it, file systems take 255 bytes."""
+"""Bytes of a name: with what is added to it, file systems take 255, some fewer."""
 
 
 def is_document(path: Path) -> bool:

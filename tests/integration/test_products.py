@@ -216,6 +216,13 @@ def test_hrefs_that_are_no_paths(tmp_path: Path, href: str) -> None:
     second.describe()
 
 
+def test_an_id_is_cut_to_what_names_of_files_may_have(tmp_path: Path) -> None:
+    found = {
+        text: product_name(item(tmp_path / "i.json", {}, name=text)) for text in ("a" * 200, "図" * 90, "x/y", ".")
+    }
+    assert found == {"a" * 200: "a" * 150, "図" * 90: "図" * 50, "x/y": "x_y", ".": "i"}
+
+
 def test_an_item_of_an_old_version_that_is_damaged(tmp_path: Path) -> None:
     asset = {"href": "a.tif", "eo:bands": [3]}
     path = item(tmp_path / "i.json", {"a": asset}, stac_version="0.8.1", stac_extensions=["eo"])

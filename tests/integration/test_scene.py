@@ -103,6 +103,20 @@ def test_a_lost_file_is_made_again(scene: Path, bundle: Bundle, tmp_path: Path) 
     assert (mask(tmp_path) == before).all()
 
 
+def test_names_are_as_long_as_those_of_results_may_be(bundle: Bundle, tmp_path: Path) -> None:
+    """Refused before anything is inferred, not when the results are to be written."""
+    longest = os.pathconf(tmp_path, "PC_NAME_MAX") - 60
+    values = np.random.default_rng(3).integers(20, 250, (3, 64, 64)).astype(np.uint8)
+    name = "ж" * (longest // 2) + "a" * (longest % 2)
+    settings = "outputs.probability=true", "vector.formats=[gpkg, fgb, parquet]"
+    manifest = run(write_scene(tmp_path / f"{name}.tif", values), bundle, tmp_path / "out", *settings)
+    assert manifest["warnings"] == []
+    assert (tmp_path / "out" / name / f"{name}_road_nodes.parquet").exists()
+    one = write_scene(tmp_path / f"{name}b.tif", values)
+    with pytest.raises(SceneError, match=f"b.tif: its name is too long: .*leaves {longest} of the {longest + 1}"):
+        run(one, bundle, tmp_path / "out", "vector=none")
+
+
 def test_parts_without_a_record_are_not_continued(scene: Path, bundle: Bundle, tmp_path: Path) -> None:
     """What was resolved for other workers is not known any more, and late tasks may leave parts of it at any time."""
 
