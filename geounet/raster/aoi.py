@@ -6,6 +6,7 @@ import hashlib
 import math
 import shlex
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +29,14 @@ if TYPE_CHECKING:
 
 _BLOCK = 1024
 _BLOCKS_KEPT = 64
-_PIECES = 64
-"""Straight lines of the area are cut into this many pieces over its extent, because they are curved in another CRS."""
+_PIECES, _MOST_PIECES = 64, 2**16
+"""Straight lines of the area are cut into so many pieces over its extent, because they are curved in another CRS."""
 
+_CHORD_PX = 0.02
+"""How far the middle of a piece may lie beside its line, where the scene is."""
+
+_SIDE = 33
+"""Points per side of a grid over the scene that tell where it lies in the area's CRS."""
 
 _NO_AREAS = ("Point", "LineString")
 
@@ -67,23 +73,77 @@ def _polygons(shapes: Any) -> Any:
     return shapes[np.isin(shapely.get_type_id(shapes), (3, 6))]
 
 
+def _circle(crs: pyproj.CRS) -> float | None:
+    """Return what a full circle of longitude measures in a CRS; None where there are no longitudes."""
+    known = horizontal(crs)
+    return round(2 * math.pi / known.axis_info[0].unit_conversion_factor, 6) if known.is_geographic else None
+
+
 def _turned(shapes: Any, crs: str | None) -> Any:
     """Return polygons in a CRS of longitudes also a full circle to the west and to the east of where they are.
 
     A scene across the antimeridian goes on beyond 180°, an area there is in two parts, one on either side.
     """
     try:
-        known = None if crs is None else horizontal(pyproj.CRS.from_wkt(crs))
+        circle = None if crs is None else _circle(pyproj.CRS.from_user_input(crs))
     except CRSError:
         return shapes
-    if known is None or not known.is_geographic:
+    if circle is None:
         return shapes
-    circle = round(2 * math.pi / known.axis_info[0].unit_conversion_factor, 6)
     turned = [translate(shape, turn) for turn in (-circle, circle) for shape in shapes]
     return np.concatenate([shapes, np.array(turned, dtype=object)])
 
 
-def _to_scene(file: str, shapes: Any, crs: str | None, scene_crs: str | None) -> Any:
+def _near(shapes: Any, crs: str, grid: NDArray[np.float64]) -> Any:
+    """Return what of polygons lies around a scene: what is far away may have no place in its CRS.
+
+    Parameters
+    ----------
+    shapes, crs
+        Polygons and their CRS.
+    grid
+        The scene's points there, `(rows, cols, 2)`.
+    """
+    if not np.isfinite(grid).all():
+        return shapes
+    circle = _circle(pyproj.CRS.from_user_input(crs))
+    if circle is not None:
+        x = np.unwrap(np.unwrap(grid[..., 0], period=circle), axis=0, period=circle)
+        if np.ptp(x) > circle / 2:  # around a pole
+            return shapes
+        grid, shapes = np.stack([x, grid[..., 1]], axis=-1), _turned(shapes, crs)
+    (x0, y0), (x1, y1) = grid.min(axis=(0, 1)), grid.max(axis=(0, 1))
+    beyond = max(x1 - x0, y1 - y0) / 8
+    return _polygons(shapely.intersection(shapes, shapely.box(x0 - beyond, y0 - beyond, x1 + beyond, y1 + beyond)))
+
+
+def _beside(shapes: Any, project: Callable[..., Any], to_pixels: Callable[..., Any], shape: tuple[int, int]) -> float:
+    """Return how far the middle of a side of polygons lies beside where it belongs, px, at most in the scene."""
+    points, rings = shapely.get_coordinates(shapely.get_rings(shapes), return_index=True)
+    same = rings[1:] == rings[:-1]
+    with np.errstate(invalid="ignore"):  # what is not finite is nowhere
+        ends = to_pixels(project(points))
+        middle = to_pixels(project((points[1:] + points[:-1]) / 2)) - (ends[1:] + ends[:-1]) / 2
+        off = np.hypot(middle[:, 0], middle[:, 1])[:, None]
+        low, high = np.minimum(ends[1:], ends[:-1]) - off, np.maximum(ends[1:], ends[:-1]) + off
+    there = same & (low < shape[::-1]).all(axis=1) & (high > 0).all(axis=1)
+    return float(off[there].max(initial=0))
+
+
+def _cut(shapes: Any, project: Callable[..., Any], to_pixels: Callable[..., Any], shape: tuple[int, int]) -> Any:
+    """Return polygons whose sides are short enough to stay straight in the scene's CRS."""
+    west, south, east, north = shapely.total_bounds(shapes)
+    pieces = _PIECES
+    while True:
+        cut = shapely.segmentize(shapes, max(east - west, north - south) / pieces)
+        if pieces >= _MOST_PIECES or _beside(cut, project, to_pixels, shape) < _CHORD_PX:
+            return cut
+        pieces *= 4
+
+
+def _to_scene(
+    file: str, shapes: Any, crs: str | None, scene_crs: str | None, transform: Affine, shape: tuple[int, int]
+) -> Any:
     if crs is None:
         return shapes
     if scene_crs is None:
@@ -93,18 +153,33 @@ def _to_scene(file: str, shapes: Any, crs: str | None, scene_crs: str | None) ->
         if source.equals(target, ignore_axis_order=True):
             return shapes
         move = pyproj.Transformer.from_crs(source, target, always_xy=True)
-        west, south, east, north = shapely.total_bounds(shapes)
-        shapes = shapely.segmentize(shapes, max(east - west, north - south) / _PIECES)
 
         def project(points: NDArray[np.float64]) -> NDArray[np.float64]:
             return np.column_stack(move.transform(points[:, 0], points[:, 1]))
 
+        cols, rows = np.meshgrid(np.linspace(0, shape[1], _SIDE), np.linspace(0, shape[0], _SIDE))
+        a, b, c, d, e, f, *_ = transform
+        grid = move.transform(a * cols + b * rows + c, d * cols + e * rows + f, direction="INVERSE")
+        shapes = _near(shapes, crs, np.stack(grid, axis=-1))
+        if len(shapes) == 0:
+            return shapes
+        shapes = _cut(shapes, project, _pixels(transform), shape)
         moved = shapely.transform(shapes, project)
     except (ProjError, CRSError) as error:
         raise SceneError(f"{file}: cannot be transformed to the scene's CRS: {one_line(error)}") from None
     if not np.isfinite(shapely.get_coordinates(moved)).all():
         raise SceneError(f"{file}: the area of interest reaches beyond where the scene's CRS is defined")
     return made_valid(moved)
+
+
+def _pixels(transform: Affine) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    inverse = ~transform
+
+    def to_pixels(points: NDArray[np.float64]) -> NDArray[np.float64]:
+        x, y = points[:, 0], points[:, 1]
+        return np.column_stack((inverse.a * x + inverse.b * y + inverse.c, inverse.d * x + inverse.e * y + inverse.f))
+
+    return to_pixels
 
 
 class Area:
@@ -135,17 +210,9 @@ class Area:
         self, file: str, crs_wkt: str | None, transform: Affine, shape: tuple[int, int], of: str = "the scene"
     ) -> None:
         shapes, crs = _load(file)
-        shapes = _to_scene(file, shapes, crs, crs_wkt)
+        shapes = _to_scene(file, shapes, crs, crs_wkt, transform, shape)
         shapes = _turned(shapes, crs_wkt)
-        inverse = ~transform
-
-        def to_pixels(points: NDArray[np.float64]) -> NDArray[np.float64]:
-            x, y = points[:, 0], points[:, 1]
-            return np.column_stack(
-                (inverse.a * x + inverse.b * y + inverse.c, inverse.d * x + inverse.e * y + inverse.f)
-            )
-
-        shapes = shapely.transform(shapes, to_pixels)
+        shapes = shapely.transform(shapes, _pixels(transform))
         frame = shapely.box(0, 0, shape[1], shape[0])
         shapes = shapes[shapely.intersects(shapes, frame)]
         if len(shapes) == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyproj
 import pytest
 import rasterio
 from hypothesis import given
@@ -11,6 +12,7 @@ from rasterio import Affine
 
 from geounet.errors import SceneError
 from geounet.raster import validity
+from geounet.raster.aoi import Area
 from geounet.raster.env import open_quietly
 from geounet.raster.scene import SceneSpec, describe
 from geounet.types import Rect
@@ -280,7 +282,6 @@ def test_area_of_interest_takes_pixel_centres(tmp_path):
 
 
 def test_area_of_interest_in_another_crs_on_a_rotated_grid(tmp_path):
-    import pyproj
     from shapely import Point, Polygon
 
     transform = NORTH_UP @ Affine.rotation(30)
@@ -342,6 +343,36 @@ def test_an_area_on_both_sides_of_the_antimeridian(tmp_path):
             SceneSpec("a", (str(write(tmp_path / "b.tif", noise(1, 20, 20), crs="EPSG:4326",
                                       transform=Affine(0.1, 0, 0, 0, -0.1, 11))),), aoi=aoi)
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("step", [0.3, 30, 3000], ids=["small", "tile", "continent"])
+@pytest.mark.parametrize("east", [0.0, 0.078], ids=["middle", "beside"])
+def test_the_edge_of_a_large_area_is_curved_as_it_should_be(tmp_path, step, east):
+    """A parallel, in UTM: straight pieces of a 64th of the area lie 10 px beside it."""
+    size = 500
+    to_utm = pyproj.Transformer.from_crs("EPSG:4326", "EPSG:32632", always_xy=True)
+    x, y = to_utm.transform(10 + east, 45)
+    transform = Affine(step, 0, x - size / 2 * step, 0, -step, y + size / 2 * step)
+    box = [[5, 45], [15, 45], [15, 55], [5, 55], [5, 45]]
+    file = area(tmp_path / "a.geojson", "urn:ogc:def:crs:OGC:1.3:CRS84", [[box]])
+    found = Area(file, pyproj.CRS("EPSG:32632").to_wkt(), transform, (size, size)).read(Rect(0, 0, size, size))
+    cols, rows = np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5)
+    lon, lat = to_utm.transform(transform.a * cols + transform.c, transform.e * rows + transform.f, direction="INVERSE")
+    assert (found != ((lon > 5) & (lon < 15) & (lat > 45) & (lat < 55))).sum() <= 0.02 * size * 2
+
+
+@pytest.mark.parametrize("crs", ["EPSG:32601", "EPSG:3031"])
+def test_a_large_area_around_a_scene_that_crosses_the_antimeridian_or_holds_a_pole(tmp_path, crs):
+    south, north = (-5, 5) if crs == "EPSG:32601" else (-90, -85)
+    parts = [[[[x, south], [x + 180, south], [x + 180, north], [x, north], [x, south]]] for x in (-180, 0)]
+    file = area(tmp_path / "a.geojson", "urn:ogc:def:crs:OGC:1.3:CRS84", parts)
+    known = pyproj.Transformer.from_crs("EPSG:4326", crs, always_xy=True)
+    x, y = known.transform(180, (-90, 5)[south == -5])
+    transform = Affine(4000, 0, x - 200 * 4000, 0, -4000, y + 200 * 4000)
+    found = Area(file, pyproj.CRS(crs).to_wkt(), transform, (400, 400)).read(Rect(0, 0, 400, 400))
+    cols, rows = np.meshgrid(np.arange(400) + 0.5, np.arange(400) + 0.5)
+    _, lat = known.transform(transform.a * cols + transform.c, transform.e * rows + transform.f, direction="INVERSE")
+    assert (found != ((lat > south) & (lat < north))).sum() <= 40
 
 
 def test_an_area_in_one_of_several_layers(tmp_path):
