@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import rasterio.shutil
+from rasterio.enums import MaskFlags
+from rasterio.io import MemoryFile
+
 from geounet.errors import SceneError
 
 _COLOURS = ("red", "green", "blue")
 _NO_NAMES = frozenset({"undefined", "gray", "grey", "palette", "alpha"})
+_EXACT = 2**53
+"""Integers below it have no rounding in float64."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,7 @@ class Band:
     dtype : str
         Data type in the file.
     nodata : float or None
-        Declared nodata value.
+        Declared nodata value; an integer where a float would round it.
     scale, offset : float
         `value = stored * scale + offset`.
     colour : int or None
@@ -88,12 +95,26 @@ def all_bands(rasters: Sequence[Any], labels: Sequence[Sequence[str]] = ()) -> l
                 index=index,
                 name=name,
                 dtype=dtype,
-                nodata=None if nodata is None else float(nodata),
+                nodata=_nodata(raster, index, dtype, nodata),
                 scale=float(scale),
                 offset=float(offset),
             )
             found.append((band, frozenset(names), colour == "alpha"))
     return found
+
+
+def _nodata(raster: Any, index: int, dtype: str, told: float | None) -> float | None:
+    """Return the nodata value that a band declares; rasterio has floats only, and none where that is out of range."""
+    if dtype in ("int64", "uint64") and (told is None or abs(told) >= _EXACT):
+        if MaskFlags.nodata not in raster.mask_flag_enums[index - 1]:
+            return None
+        with MemoryFile(ext=".vrt") as memory:  # in which GDAL writes it out, whatever the file's format
+            rasterio.shutil.copy(raster, memory.name, driver="VRT")
+            band = memory.read().decode(errors="replace").split("<VRTRasterBand ")[index]
+        found = re.search(r"<NoDataValue>(-?\d+)</NoDataValue>", band)
+        if found is not None:
+            return int(found[1])
+    return None if told is None else float(told)
 
 
 def _labels(raster: Any, labels: Sequence[str]) -> Sequence[str]:

@@ -30,6 +30,29 @@ def read(opened):
     return values, valid
 
 
+@pytest.mark.parametrize(
+    ("dtype", "nodata"),
+    [("int64", 2**63 - 1), ("int64", -(2**63)), ("int64", -(2**53 + 1)), ("uint64", 2**64 - 1), ("int64", -9999)],
+)
+def test_nodata_that_no_float_holds(tmp_path, dtype, nodata):
+    array = np.full((1, 4, 4), 7, dtype=dtype)
+    array[0, 0, 0] = nodata
+    array[0, 0, 1] = nodata - 1 if nodata > 0 else nodata + 1
+    name = write(tmp_path / "a.tif", array).name
+    kind = {"int64": "Int64", "uint64": "UInt64"}[dtype]
+    declares = tmp_path / "a.vrt"  # rasterio writes none
+    declares.write_text(
+        f'<VRTDataset rasterXSize="4" rasterYSize="4"><VRTRasterBand dataType="{kind}" band="1"><NoDataValue>{nodata}'
+        f'</NoDataValue><SimpleSource><SourceFilename relativeToVRT="1">{name}</SourceFilename></SimpleSource>'
+        "</VRTRasterBand></VRTDataset>"
+    )
+    with scene(declares) as opened:
+        _, valid = read(opened)
+        assert opened.info.validity == ("nodata",)
+    assert not valid[0, 0]
+    assert valid.sum() == 15
+
+
 def test_zero_without_a_declaration_is_a_value(tmp_path):
     array = noise(3, 10, 10)
     array[2] = 0
