@@ -27,7 +27,7 @@ from geounet.predict.recipe import Recipe
 from geounet.raster.resample import model_grid
 from geounet.raster.scene import SceneInfo, SceneSpec
 
-COMPUTE_VERSION = 2
+COMPUTE_VERSION = 3
 """Raised whenever the same job would give other pixels: parts of older versions are then not continued."""
 
 GSD_TOLERANCE = 0.2

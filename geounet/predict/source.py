@@ -67,9 +67,10 @@ def read_row(reader: Reader, block: Block, row: int, specs: Sequence[InputSpec],
             continue
         values = raw if k == len(specs) - 1 else raw.copy()
         normalise(values, valid, spec)
-        if len(rows) > rect.rows:
+        # What begins at the last pixel is all mirrored, and no pixel is there twice.
+        if len(rows) > rect.rows or rows[0] > rows[-1]:
             values = values[:, rows - rect.y0]
-        if len(cols) > rect.cols:
+        if len(cols) > rect.cols or cols[0] > cols[-1]:
             values = values[:, :, cols - rect.x0]
         made.append(values)
     return TileRow(row, tuple(made), inside, time.perf_counter() - started)

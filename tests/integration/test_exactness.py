@@ -69,6 +69,22 @@ def test_blocks_and_order_change_no_bit(tmp_path: Path, monkeypatch: pytest.Monk
     check(network, results[0][0], results[0][1], values, values.any(axis=0))
 
 
+@pytest.mark.parametrize(("rows", "cols"), [(2 * TILE + 1, TILE + 1), (TILE + 1, 3 * TILE + 1), (2 * TILE + 2, 97)])
+def test_a_last_tile_of_one_pixel_without_overlap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, cols: int
+) -> None:
+    """It is mirrored as a whole, and no pixel of it is read twice."""
+    network = LocalNetwork(card())
+    use_network(monkeypatch, network, tmp_path)
+    values = np.random.default_rng(7).integers(0, 256, (3, rows, cols), dtype=np.uint8)
+    scene = write_scene(tmp_path / "scene.tif", values)
+    results = [run_local(tmp_path, network, scene, side=s, overlap=0, name=f"run{s}")[:2] for s in (1, 2, 99)]
+    for mask, prob in results:
+        check(network, mask, prob, values, np.ones((rows, cols), bool))
+        assert (mask == results[0][0]).all()
+        assert (prob == results[0][1]).all()
+
+
 def test_constant_input_gives_constant_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = LocalNetwork(card())
     use_network(monkeypatch, network, tmp_path)
