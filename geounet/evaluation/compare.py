@@ -42,6 +42,7 @@ from geounet.evaluation.topo import topo
 from geounet.evaluation.truth import Area, Classes, Truth, moved
 from geounet.types import NODATA, Rect
 from geounet.vector.attributes import Ground
+from geounet.vector.beside import as_ours, steps_of
 from geounet.vector.source import Plane, opened
 
 logger = logging.getLogger(__name__)
@@ -469,17 +470,18 @@ def stored_probabilities(path: Path, dataset: Any, mask: Mask, classes: Classes)
     if len(order) != dataset.count:
         raise VectorError(f"{path}: has {dataset.count} bands, expected one for each of {', '.join(by_name)}")
     codes = [classes.of_mask[info.code] for info in order]
-    whole = all(kind == "uint8" for kind in dataset.dtypes)
+    # Steps also where nothing tells how large they are.
+    plain = set(dataset.dtypes) == {"uint8"} and set(dataset.scales) == {1.0} and not any(dataset.offsets)
+    ours = plain or as_ours(dataset)
 
     def read(rect: Rect) -> U8:
         where = Window(rect.x0, rect.y0, rect.cols, rect.rows)
-        stored = dataset.read(window=where)
-        if whole:
-            missing = (stored == NODATA).any(axis=0)
-            steps = stored.astype(np.int64)
+        if ours:
+            stored = dataset.read(window=where)
         else:
-            missing = ~np.isfinite(stored).all(axis=0) | (dataset.read_masks(window=where) == 0).any(axis=0)
-            steps = np.rint(np.clip(np.nan_to_num(stored), 0, 1) * 254).astype(np.int64)
+            stored = np.stack([steps_of(path, dataset, band, where) for band in dataset.indexes])
+        missing = (stored == NODATA).any(axis=0)
+        steps = stored.astype(np.int64)
         found = np.zeros((len(classes.infos), *rect.shape), dtype=np.int64)
         for code, plane in zip(codes, steps, strict=True):
             if code != NODATA:

@@ -48,7 +48,7 @@ def with_probability(
     with opened(str(path)) as dataset, opened(taken.mask) as mask:
         _check_grid(path, dataset, raster, mask)
         channels = _channels(path, dataset, taken)
-        stored = path if _as_ours(dataset) else _copied(path, dataset, dest, progress)
+        stored = path if as_ours(dataset) else _copied(path, dataset, dest, progress)
     return replace(taken, probability=str(stored), channels=channels)
 
 
@@ -84,7 +84,8 @@ def _channels(path: Path, dataset: Any, taken: Ingested) -> dict[int, int]:
     return found
 
 
-def _as_ours(dataset: Any) -> bool:
+def as_ours(dataset: Any) -> bool:
+    """Return whether probabilities are stored as this package does: uint8 in steps of 1/254, 255 without data."""
     steps = np.allclose(dataset.scales, 1 / PROBABILITY_STEPS, rtol=1e-6) and not any(dataset.offsets)
     kinds = {flag.name for flags in dataset.mask_flag_enums for flag in flags}
     return set(dataset.dtypes) == {"uint8"} and steps and set(dataset.nodatavals) == {NODATA} and kinds == {"nodata"}
@@ -93,16 +94,27 @@ def _as_ours(dataset: Any) -> bool:
 def _copied(path: Path, dataset: Any, dest: Path, progress: Progress | None) -> Path:
     with written(dataset, dest, dataset.count) as raster:
         for band in dataset.indexes:
-            scale, offset = dataset.scales[band - 1], dataset.offsets[band - 1]
             for window in slabs(dataset, progress):
-                stored = dataset.read(band, window=window)
-                valid = valid_in(dataset, band, window, stored)
-                values = np.where(valid, stored.astype(np.float64) * scale + offset, 0)
-                # Sums that should be 1 may be a little more.
-                if values.min(initial=0) < -_ROUNDING or values.max(initial=0) > 1 + _ROUNDING:
-                    raise VectorError(
-                        f"{path}: band {band} holds values from {values.min():g} to {values.max():g}, with its scale; "
-                        "expected probabilities, 0 to 1"
-                    )
-                raster.write(in_steps(values, valid), band, window=window)
+                raster.write(steps_of(path, dataset, band, window), band, window=window)
     return dest
+
+
+def steps_of(path: Path, dataset: Any, band: int, window: Any) -> Any:
+    """Return the probabilities in a window of a band, uint8 in steps of 1/254; 255 where it has no data.
+
+    Raises
+    ------
+    VectorError
+        If it holds other values than 0 to 1, scale and offset applied.
+    """
+    scale, offset = dataset.scales[band - 1], dataset.offsets[band - 1]
+    stored = dataset.read(band, window=window)
+    valid = valid_in(dataset, band, window, stored)
+    values = np.where(valid, stored.astype(np.float64) * scale + offset, 0)
+    # Sums that should be 1 may be a little more.
+    if values.min(initial=0) < -_ROUNDING or values.max(initial=0) > 1 + _ROUNDING:
+        raise VectorError(
+            f"{path}: band {band} holds values from {values.min():g} to {values.max():g}, with its scale; "
+            "expected probabilities, 0 to 1"
+        )
+    return in_steps(values, valid)

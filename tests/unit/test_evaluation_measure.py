@@ -624,6 +624,14 @@ def test_probabilities_of_a_mask(scene: Any, tmp_path: Path) -> None:
     rest = evaluate(pred, labels, probability=path, how={"values": {"1": "building", "0": "other", "2": "other",
                                                                     "3": "other"}}).scores  # fmt: skip
     assert rest["calibration"]["pixels"] == valid.sum()
+    for scale, dtype, nodata in ((1 / 254, "uint8", 255), (1 / 2540, "uint16", 65535)):
+        scaled = np.where(stored == 255, nodata, stored * (10.0 if dtype == "uint16" else 1)).astype(dtype)
+        write(path, scaled, crs=UTM, transform=GRID, nodata=nodata, scales=(scale,) * 4,
+              descriptions=[f"p({n})" for n in NAMES.values()])  # fmt: skip
+        assert evaluate(pred, labels, probability=path).scores["calibration"] == calibration
+    write(path, scaled, crs=UTM, transform=GRID, nodata=nodata, scales=(1.0,) * 4)
+    with pytest.raises(VectorError, match="holds values from 0 to 2540, with its scale; expected probabilities"):
+        evaluate(pred, labels, probability=path)
     small = write(tmp_path / "small.tif", stored[:, :10], crs=UTM, transform=GRID)
     with pytest.raises(VectorError, match="10 x 170 pixels, but the mask has 150 x 170"):
         evaluate(pred, labels, probability=small)
