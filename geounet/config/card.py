@@ -63,7 +63,7 @@ def kind_of(name: str) -> Kind:
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class ClassInfo(_Strict):

@@ -47,7 +47,7 @@ class Model:
         array
             `(bands, rows, cols)`, values as in the files that the model was trained on, bands in the card's order.
         valid
-            bool `(rows, cols)`; none: where all bands are finite.
+            bool `(rows, cols)`; none: where all bands are finite. What a masked array masks is never valid.
 
         Returns
         -------
@@ -60,7 +60,7 @@ class Model:
         ModelError
             If the array has another number of bands, or the network does not take its size.
         """
-        valid = self._validity(array, valid)
+        array, valid = self._taken(array, valid)
         p = self.probabilities(array, valid)
         if self.card.head == "softmax":
             mask = p.argmax(axis=0).astype(np.uint8)
@@ -89,11 +89,11 @@ class Model:
         ModelError
             As `predict`.
         """
-        valid = self._validity(array, valid)
+        array, valid = self._taken(array, valid)
         given = self.bundle.reading
         mean = np.array([s.mean for s in given.value_scaling], dtype=np.float32)[:, None, None]
         stddev = np.array([s.stddev for s in given.value_scaling], dtype=np.float32)[:, None, None]
-        values = (array.astype(np.float32) - mean) / stddev
+        values = (array - mean) / stddev
         values[:, ~valid] = np.float32(given.fill)
         rows, cols = valid.shape
         tile = self.card.tile
@@ -108,20 +108,25 @@ class Model:
         p = self._predictor.probabilities(values[None])[0, :, :rows, :cols]
         return np.ascontiguousarray(p)
 
-    def _validity(self, array: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
+    def _taken(self, array: np.ndarray, valid: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Return values as float32, and which pixels are valid."""
         bands = self.card.input.bands
         if array.ndim != 3 or len(array) != len(bands) or 0 in array.shape:
             raise ModelError(
                 f"{self.card.name}: takes an array (bands, rows, cols) with {len(bands)} bands "
                 f"({', '.join(bands)}), found shape {array.shape}"
             )
+        with np.errstate(over="ignore"):  # what is beyond float32 is no value
+            values = np.ma.getdata(array).astype(np.float32)
+        there = ~np.ma.getmaskarray(array).any(axis=0)
         if valid is None:
-            return np.asarray(np.isfinite(array).all(axis=0))
+            return values, np.asarray(there & np.isfinite(values).all(axis=0))
         if valid.shape != array.shape[1:] or valid.dtype != np.bool_:
             raise ModelError(f"valid is {valid.dtype} {valid.shape}, expected bool {array.shape[1:]}")
-        if not np.isfinite(array[:, valid]).all():
+        valid = valid & there
+        if not np.isfinite(values[:, valid]).all():
             raise ModelError("the array holds values that are not finite where `valid` is true")
-        return valid
+        return values, valid
 
 
 def load_model(name: str | Path, *, device: str = "auto", precision: str = "auto", tta: str = "none") -> Model:

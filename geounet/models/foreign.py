@@ -23,6 +23,7 @@ from geounet.models.bundle import Bundle, save_bundle
 from geounet.models.checkpoint import Source, Weights, arguments_of, read_source
 from geounet.models.network import build, compare, stride
 from geounet.models.networks.table import NETWORKS
+from geounet.models.sizes import multiple_of, refusal
 
 logger = logging.getLogger(__name__)
 
@@ -338,25 +339,13 @@ def _tile(network: Any, card: Card, wanted: int | None, said: Mapping[str, Any])
         native = (getattr(getattr(encoder, "model", None), "pretrained_cfg", None) or {}).get("input_size")
     sizes = [wanted] if wanted is not None else [_USUAL_TILE, *([int(native[-1])] if native else [])]
     shapes = network.to(device="meta")
-    refusal = None
+    reason = None
     plain = card.model_copy(update={"tile": TileSpec(multiple_of=1)})
     multiple = int(said.get("multiple_of") or getattr(encoder, "output_stride", None) or stride(plain))
     for size in sizes:
-        refusal = f"not a multiple of {multiple}" if size % multiple else _refusal(shapes, card, size)
-        if refusal is None:
-            another = _refusal(shapes, card, size + multiple)
-            return {**said, "size": size, "multiple_of": multiple, "fixed": said.get("fixed", another is not None)}
-    raise ModelError(f"{card.name}: {card.network} does not take tiles of {sizes[-1]} px ({refusal}); give --tile")
-
-
-@torch.inference_mode()
-def _refusal(network: torch.nn.Module, card: Card, size: int) -> str | None:
-    """Return why a network on torch's `meta` device does not take a size, or none."""
-    network.eval()
-    try:
-        output = network(torch.empty((1, len(card.input.bands), size, size), device="meta"))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        return first_line(error)
-    if tuple(output.shape) != (1, card.channels, size, size):
-        return f"it returns {tuple(output.shape)}, not a value for each pixel and class"
-    return None
+        reason = f"not a multiple of {multiple}" if size % multiple else refusal(shapes, card, size)
+        if reason is None:
+            larger = multiple_of(shapes, card, size, multiple)
+            fixed = said.get("fixed", larger is None)
+            return {**said, "size": size, "multiple_of": multiple if fixed else larger or multiple, "fixed": fixed}
+    raise ModelError(f"{card.name}: {card.network} does not take tiles of {sizes[-1]} px ({reason}); give --tile")

@@ -137,7 +137,6 @@ def ensemble_card(name: str, members: Mapping[str, Card], more: Mapping[str, Any
     """
     first = next(iter(members.values()))
     tiles = [member.tile for member in members.values()]
-    overlaps = [tile.overlap for tile in tiles if tile.overlap is not None]
     fixed = next((tile.size for tile in tiles if tile.fixed), None)
     licences = dict.fromkeys(member.licence for member in members.values() if member.licence)
     parameters = [member.total_parameters for member in members.values()]
@@ -152,12 +151,7 @@ def ensemble_card(name: str, members: Mapping[str, Card], more: Mapping[str, Any
         "output": "logits",
         **_gsds(members),
         "members": list(members),
-        "tile": {
-            "size": fixed or first.tile.size,
-            "overlap": max(overlaps) if overlaps else None,
-            "multiple_of": math.lcm(*(tile.multiple_of for tile in tiles)),
-            "fixed": fixed is not None,
-        },
+        "tile": _tile(list(members.values()), fixed),
         "total_parameters": sum(p for p in parameters if p is not None) if None not in parameters else None,
         "metrics": {},
         "training": {},
@@ -167,6 +161,18 @@ def ensemble_card(name: str, members: Mapping[str, Card], more: Mapping[str, Any
     card: Card = Card.model_validate(fields)
     check_members(card, members, name)
     return card
+
+
+def _tile(members: Sequence[Card], fixed: int | None) -> dict[str, Any]:
+    """Return the section `tile` of the card of an ensemble; `fixed` is the only size that a member takes."""
+    size = fixed or members[0].tile.size
+    multiple = math.lcm(*(member.tile.multiple_of for member in members))
+    overlap = max((member.tile.overlap for member in members if member.tile.overlap is not None), default=None)
+    if overlap is not None and not fixed:
+        overlap = min(-(-overlap // multiple), size // 2 // multiple) * multiple
+    if overlap is None and all(map(margin, members)):
+        overlap = 0  # all of them see past their tiles
+    return {"size": size, "overlap": overlap, "multiple_of": multiple, "fixed": fixed is not None}
 
 
 def folder_names(bundles: Sequence[Bundle]) -> list[str]:

@@ -9,7 +9,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,9 +99,24 @@ def _card(job: TrainJob, spec: InputSpec, gsd: float | None, gsd_range: tuple[fl
         if side is not None and side % step:
             near = " or ".join(str(k * step) for k in (side // step, side // step + 1) if k)
             raise JobError(f"sampling.{key}: found {side}, {card.network} takes multiples of {step}: {near}")
+    return card.model_copy(update={"tile": _tile(card, size, step)})
+
+
+def _tile(card: Card, size: int, step: int) -> TileSpec:
+    """Return the tiles that suit a network which was trained with windows of a size."""
+    import torch
+
+    from geounet.models.network import build
+    from geounet.models.sizes import multiple_of
+
+    multiple: int | None = step
+    # Those that compute while they are built take any size.
+    with suppress(JobError, ModelError, RuntimeError), torch.device("meta"):
+        multiple = multiple_of(build(card), card, size, step)
+    if multiple is None:
+        return TileSpec(size=size, multiple_of=step, fixed=True)
     # Larger tiles than windows were trained with do no harm to a convolutional network, and waste less on overlaps.
-    tile = TileSpec(size=-(-max(size, 512) // step) * step, multiple_of=step)
-    return card.model_copy(update={"tile": tile})
+    return TileSpec(size=-(-max(size, 512) // multiple) * multiple, multiple_of=multiple)
 
 
 @contextmanager

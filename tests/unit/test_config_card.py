@@ -53,6 +53,8 @@ def test_a_card_survives_json(tmp_path: Path) -> None:
         ({"encoder": 5}, "encoder: found 5, expected text"),
         ({"activation": "tanh"}, "activation: found 'tanh', expected softmax or sigmoid"),
         ({"gsd": 0}, "gsd: found 0, expected a number above 0"),
+        ({"gsd": float("inf")}, "gsd: found inf, expected a finite number"),
+        ({"input": {**card()["input"], "fill": float("nan")}}, "input.fill: found nan, expected a finite number"),
         ({"gsd_range": [1, 0.5]}, "gsd_range: the finest comes first, found 1, 0.5"),
         ({"gsd": 2, "gsd_range": [0.5, 1]}, "gsd 2 lies outside of gsd_range 0.5, 1"),
         ({"classes": []}, "classes: found an empty list, expected at least 1 entry"),

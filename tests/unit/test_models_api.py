@@ -59,6 +59,21 @@ def test_invalid_pixels_are_filled_and_marked(bundle: Bundle) -> None:
         model.predict(array, np.ones((40, 40), dtype=bool))
 
 
+def test_what_a_masked_array_masks_and_what_no_float32_holds_is_invalid(bundle: Bundle) -> None:
+    model = geounet.load_model(bundle.folder, device="cpu", precision="fp32")
+    array = raw(40, 40).astype(np.float64)
+    hole = np.zeros(array.shape, dtype=bool)
+    hole[0, :8, :8] = True
+    expected = model.predict(array, ~hole.any(axis=0))
+    assert (expected[:8, :8] == 255).all()
+    array[:, :8, :8] = -9999
+    np.testing.assert_array_equal(model.predict(np.ma.masked_array(array, hole)), expected)
+    everywhere = np.ones((40, 40), dtype=bool)
+    np.testing.assert_array_equal(model.predict(np.ma.masked_array(array, hole), everywhere), expected)
+    array[:, :8, :8] = -1.8e308
+    np.testing.assert_array_equal(model.predict(array), expected)
+
+
 @pytest.mark.parametrize(("channels", "shape"), [(1, (40, 40)), (3, (3, 40, 40))])
 def test_sigmoid_masks(tmp_path: Path, channels: int, shape: tuple[int, ...]) -> None:
     made = small_unet(tmp_path / "sigmoid", channels=channels, activation="sigmoid")

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import geounet
-from geounet.config.card import TileSpec
+from geounet.config.card import Card, TileSpec
 from geounet.errors import ModelError, OutputExistsError
 from geounet.models import predictor as module
 from geounet.models.batch import estimate_memory
@@ -188,6 +188,24 @@ def test_an_ensemble_knows_the_resolutions_that_all_members_know(given: Any, exp
     cards = {f"m{k}": card(gsd=gsd, gsd_range=span) for k, (gsd, span) in enumerate(given)}
     found = ensemble_card("all", cards, {})
     assert (found.gsd, found.gsd_range) == expected
+
+
+def test_the_overlap_of_an_ensemble_suits_all_members() -> None:
+    coarse = card(name="coarse").model_copy(update={"tile": TileSpec(size=512, multiple_of=32)})
+    fine = card(name="fine").model_copy(update={"tile": TileSpec(size=512, overlap=40, multiple_of=8)})
+    found = ensemble_card("both", {"a": coarse, "b": fine}, {}).tile
+    assert (found.overlap, found.multiple_of) == (64, 32)
+    fine = fine.model_copy(update={"tile": TileSpec(size=64, overlap=32, multiple_of=8)})
+    found = ensemble_card("both", {"a": fine, "b": coarse.model_copy(update={"tile": TileSpec(size=64)})}, {}).tile
+    assert (found.overlap, found.multiple_of) == (32, 32)
+
+
+def test_members_that_see_past_their_tiles_need_no_overlap() -> None:
+    valid = {"architecture": "Unet2015", "encoder": "", "arguments": {"padding": "valid", "depth": 2, "width": 4}}
+    plain = card().model_copy(update={"tile": TileSpec(size=64)})
+    one = Card.model_validate({**plain.model_dump(), **valid, "library": "geounet"})
+    assert ensemble_card("both", {"a": one, "b": one}, {}).tile.overlap == 0
+    assert ensemble_card("both", {"a": one, "b": plain}, {}).tile.overlap is None
 
 
 def test_members_of_other_resolutions_are_refused(members: list[Bundle], tmp_path: Path) -> None:

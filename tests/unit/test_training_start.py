@@ -12,11 +12,13 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from geounet.config.card import TileSpec
 from geounet.config.data import Sampling
 from geounet.config.train import TrainJob
 from geounet.errors import JobError, ModelError
 from geounet.models.bundle import save_ensemble
 from geounet.models.network import build, load
+from geounet.training import about
 from geounet.training import start as module
 from geounet.training.start import check_start, fitted, start, try_out
 from tests.support.local import card
@@ -230,6 +232,19 @@ def test_a_network_that_does_not_take_the_windows() -> None:
 def test_what_a_job_names_and_there_is_not_is_the_jobs_mistake(model: dict[str, Any], message: str) -> None:
     with pytest.raises(JobError, match="^" + re.escape(message)):
         check_start(job(**model))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "size", "expected"),
+    [
+        ("resnet18", 224, TileSpec(size=512, multiple_of=32)),
+        ("tu-swin_tiny_patch4_window7_224", 224, TileSpec(size=224, multiple_of=32, fixed=True)),
+        ("tu-maxvit_nano_rw_256", 256, TileSpec(size=512, multiple_of=256)),
+    ],
+)
+def test_the_card_says_which_tiles_the_network_takes(encoder: str, size: int, expected: TileSpec) -> None:
+    trained = job(encoder=encoder).model_copy(update={"sampling": Sampling(size=size)})
+    assert about.outlined(trained, 3).tile == expected
 
 
 def test_networks_that_normalise_over_a_batch_need_two_windows() -> None:
