@@ -189,25 +189,26 @@ def run(job: Job, client: Any = None, progress: Progress | None = None, *, round
                 if (older := _earlier(scene)) is not None:
                     entries[index] = _entry(scene, {**older, "state": "unchanged"})
                 continue
-            left = None if attempts is None else attempts.given_up(scene)
             try:
                 done = scene.finished(mend=rounds is None)
             except JobError:
                 raise
             except Exception as error:
+                left = None if attempts is None else attempts.given_up(scene)
                 failure = own_fault(error, scene)
                 entries[index] = _failed(scene, failure if left is None else GeounetError(left))
                 if attempts is not None and left is None:
                     attempts.ended(scene, str(failure))
                 continue
-            if done is None and left is not None:
-                entries[index] = _failed(scene, GeounetError(left))
-                continue
-            if done is None:
-                todo.append((index, scene))
-            else:
+            if done is not None:
                 logger.info("%s: already done", scene.spec.name)
                 entries[index] = _entry(scene, done)
+                if attempts is not None:
+                    attempts.ended(scene, None)  # though the run that did it was killed before it noted that
+            elif attempts is not None and (left := attempts.given_up(scene)) is not None:
+                entries[index] = _failed(scene, GeounetError(left))
+            else:
+                todo.append((index, scene))
         if todo:
             pool, layout = cluster.pool(), cluster.get().layout
             first = todo[0][1]

@@ -50,7 +50,10 @@ def guarded(call: Callable[[], Any]) -> int:
             say("interrupted")
             return EXIT_INTERRUPTED
         except click.ClickException as error:
-            error.show()
+            if _writes_json():
+                say_error(error.format_message())
+            else:
+                error.show()
             return EXIT_USAGE if isinstance(error, click.UsageError) else EXIT_FAILED
         except KeyboardInterrupt:
             say("interrupted")
@@ -78,11 +81,15 @@ def say_error(message: str) -> None:
 
 def say(message: str, level: str = "INFO") -> None:
     """Tell one line on stderr, whatever the verbosity."""
-    logs = sys.modules.get("geounet.cli.logs")
-    if logs is not None and logs.writes_json():
-        print(logs.json_line(level, "geounet.cli", message), file=sys.stderr)
+    if _writes_json():
+        print(sys.modules["geounet.cli.logs"].json_line(level, "geounet.cli", message), file=sys.stderr)
     else:
         print(f"geounet: {message}", file=sys.stderr)
+
+
+def _writes_json() -> bool:
+    logs = sys.modules.get("geounet.cli.logs")
+    return logs is not None and bool(logs.writes_json())
 
 
 def _defect() -> int:
@@ -90,7 +97,11 @@ def _defect() -> int:
     import traceback
     from importlib.metadata import PackageNotFoundError, version
 
-    traceback.print_exc()
+    if _writes_json():
+        logging = sys.modules["logging"]
+        logging.getLogger("geounet.cli").error("a defect", exc_info=True)
+    else:
+        traceback.print_exc()
     try:
         ours = version("geounet")
     except PackageNotFoundError:

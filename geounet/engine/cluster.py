@@ -9,12 +9,14 @@ import logging
 import os
 import re
 import signal
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +30,15 @@ logger = logging.getLogger(__name__)
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 DEVICES = Path("/dev")
+_DEVICE = re.compile(r"\d+|(GPU|MIG)-.+")
 
 
 def gpus() -> list[str]:
     """Return the identifiers of the CUDA devices that this process may use, in CUDA's order, without loading CUDA."""
     visible = os.environ.get(VISIBLE)
     if visible is not None:
-        return [part.strip() for part in visible.split(",") if part.strip() not in ("", "-1")]
+        # CUDA counts those before the first that is none: -1, or SLURM's NoDevFiles.
+        return list(takewhile(_DEVICE.fullmatch, (part.strip() for part in visible.split(",") if part.strip())))
     # CUDA counts those that are there from 0; in a container that is given one of several, its file has another number.
     return [str(i) for i in range(sum(re.fullmatch(r"nvidia\d+", p.name) is not None for p in DEVICES.glob("nvidia*")))]
 
@@ -48,7 +52,7 @@ def _gpu(device: str) -> str:
         If there are fewer.
     """
     index, known = int(device.partition(":")[2] or 0), gpus()
-    if not known and VISIBLE not in os.environ:  # no files of devices, as on Windows: the worker finds out
+    if not known and VISIBLE not in os.environ:  # no files of devices: the worker finds out
         return str(index)
     if index >= len(known):
         raise ClusterError(
@@ -56,6 +60,11 @@ def _gpu(device: str) -> str:
             "or auto or cpu"
         )
     return known[index]
+
+
+def _unlisted() -> bool:
+    """Return whether this is a system where CUDA devices have no files: Windows, and Linux in it (WSL 2)."""
+    return sys.platform == "win32" or (DEVICES / "dxg").exists()
 
 
 def _asked() -> str:
@@ -101,6 +110,8 @@ def local_layout(cluster: Cluster, device: str) -> Layout:
         If a CUDA device is asked for that is not there.
     """
     devices = gpus() if device == "auto" else [_gpu(device)] if device.startswith("cuda") else []
+    if cluster.kind == "cuda" and not devices and VISIBLE not in os.environ and _unlisted():
+        devices = [_gpu("cuda")]
     if cluster.kind == "cuda" and not devices:
         raise ClusterError(f"cluster.kind: cuda: CUDA devices here: 0{_asked()}; choose kind: local for the CPU")
     workers = cluster.workers if isinstance(cluster.workers, int) else len(devices) or max(1, cores() // 4)
@@ -248,7 +259,7 @@ def connect(
     from distributed import Client
 
     if client is not None:
-        _await_worker(client, cluster.wait_s)
+        _await_worker(client, cluster.wait_s, left)
         yield Connection(client)
         return
     if cluster.kind == "address":
@@ -265,12 +276,12 @@ def connect(
                 f"{cluster.address}: no Dask scheduler answers ({error}); check cluster.address"
             ) from None
         with own:
-            _await_worker(own, cluster.wait_s)
+            _await_worker(own, cluster.wait_s, left)
             yield Connection(own)
         return
     if cluster.kind in LAUNCHERS:
         with launched(cluster) as running, Client(running, set_as_default=False) as own:
-            _await_worker(own, cluster.wait_s, left)
+            _await_worker(own, cluster.wait_s, left, "raise cluster.wait_s if they queue")
             yield Connection(own)
         return
     layout = local_layout(cluster, device)
@@ -280,11 +291,13 @@ def connect(
         _local(layout) as running,
         Client(running, set_as_default=False) as own,
     ):
-        _await_worker(own, cluster.wait_s)
+        _await_worker(own, cluster.wait_s, left)
         warming = own.map(_warm, [vectors] * layout.workers, pure=False)
         yield Connection(own, layout, Helpers(running, layout.workers, layout.helpers))
-        own.cancel(warming)
-        own.run(_leave_at_once, on_error="ignore")
+        if own.status == "running":
+            with suppress(Exception):  # what ended the run is to be told
+                own.cancel(warming)
+                own.run(_leave_at_once, on_error="ignore")
 
 
 async def _greet(address: str, seconds: float) -> None:
@@ -342,7 +355,9 @@ def _leave_at_once() -> None:
     atexit.register(os._exit, 0)
 
 
-def _await_worker(client: Any, seconds: int, left: threading.Event | None = None) -> None:
+def _await_worker(
+    client: Any, seconds: int, left: threading.Event | None = None, way: str = "start workers, or raise cluster.wait_s"
+) -> None:
     """Wait for a worker, with a task: adaptive clusters start workers for tasks only, and for nobody who waits."""
     task = client.submit(int, key=f"geounet-hello-{uuid.uuid4().hex}", pure=False)  # which workers have, whatever else
     until = time.monotonic() + seconds
@@ -354,6 +369,5 @@ def _await_worker(client: Any, seconds: int, left: threading.Event | None = None
             if time.monotonic() < until and not (left is not None and left.is_set()):
                 continue
             task.cancel(force=True)
-            way = "start workers, or raise cluster.wait_s" if left is None else "raise cluster.wait_s if they queue"
             raise ClusterError(f"no worker joined {client.scheduler.address} within {seconds} s; {way}") from None
     task.add_done_callback(lambda done: done.release())  # kept till then: the worker might be taken away before

@@ -168,7 +168,7 @@ class Pool:
         except queue.Empty:
             logger.warning("a worker does not answer for %.0f s", ASK_S)
             return {}
-        if isinstance(answers, OSError):
+        if isinstance(answers, OSError) or (isinstance(answers, Exception) and not self._connected):
             raise ClusterError(LOST) from answers
         if isinstance(answers, Exception):
             raise answers
@@ -185,7 +185,9 @@ class Pool:
     def _workers(self) -> dict[str, int]:
         try:
             return dict(self.client.nthreads())
-        except OSError as error:
+        except Exception as error:  # a client that has closed raises anything
+            if self._connected and not isinstance(error, OSError):
+                raise
             raise ClusterError(LOST) from error
 
     def cores_per_thread(self) -> int:
@@ -290,7 +292,7 @@ class Pool:
                 self.gate.leave(task)
             for task in suspects:
                 self.gate.withdraw(task)
-            if running:
+            if running and self._connected:
                 self.client.cancel(list(running), force=True)
 
     def _admitted(self, waiting: deque[Task], suspects: deque[Task]) -> Task | None:

@@ -310,7 +310,9 @@ class SceneRun:
     ) -> Recipe:
         job, bundle, threads = self.job, self.bundle, self._threads()
         device = job.predict.device
-        if not dry and device.startswith("cuda") and self.layout is not None and self.layout.devices:
+        if device == "auto" and job.cluster.kind == "cuda":
+            device = "cuda"  # an error where it cannot be used, instead of a slow run
+        elif not dry and device.startswith("cuda") and self.layout is not None and self.layout.devices:
             device = "cuda"  # the worker of a local cluster sees the one that was asked for, and no other
         asked = str(bundle.folder), bundle.sha256, device, job.predict.precision
         answer = self._answer("probe", probe, asked)

@@ -11,8 +11,9 @@ SCHEDULER: dict[str, Any] = {
     "distributed.scheduler.worker-ttl": "120s",
     "distributed.scheduler.worker-saturation": 1.0,
     "distributed.scheduler.work-stealing": False,
-    # Workers that outlive a killed driver end by themselves.
-    "distributed.scheduler.idle-timeout": "30 minutes",
+    # It ends with this process. A driver that looks at thousands of scenes, or merges a large one, has no task at the
+    # cluster for long, and is there all the same.
+    "distributed.scheduler.idle-timeout": None,
     "distributed.admin.tick.limit": "30s",
 }
 """Of a scheduler that runs in this process."""

@@ -17,7 +17,7 @@ from geounet.batch import run as batch_run
 from geounet.batch.attempts import Attempts
 from geounet.batch.lock import locked
 from geounet.batch.plan import plan_job
-from geounet.batch.run import Rounds, run
+from geounet.batch.run import Rounds, run, scene_runs
 from geounet.batch.status import read_status
 from geounet.config.job import Job
 from geounet.engine.scene import SceneRun
@@ -125,6 +125,20 @@ def test_what_a_run_was_killed_at_runs_last_and_by_itself(incoming: Path, monkey
     assert night(incoming)[0] == 0
     assert together == [["new_a", "new_b", "new_c", "new_d"], ["new_a", "new_b", "new_d"], ["new_c"]]
     assert json.loads((incoming.parent / "out" / ".geounet" / "attempts.json").read_text()) == {}
+
+
+def test_a_scene_that_was_published_has_not_killed_the_run(incoming: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The run was killed while it was at the next one."""
+    arrive(incoming / "new_a.tif")
+    (one,) = scene_runs(job_of(incoming))
+    one.work.mkdir(parents=True)
+    Attempts(one.work, 3).begun(one)
+    (incoming / "new_a.tif").rename(incoming / "a.tif")  # one that is done
+    notes = one.work / "attempts.json"
+    notes.write_text(notes.read_text().replace("new_a", "a"))
+    assert night(incoming) == (0, {"a": "unchanged"}, [])
+    assert json.loads(notes.read_text()) == {}
+    assert not any("ended with no word" in message for message in caplog.messages)
 
 
 def test_what_waits_is_named_also_where_nothing_else_is_new(incoming: Path) -> None:

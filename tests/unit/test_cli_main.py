@@ -322,6 +322,24 @@ def test_json_logs_are_json_to_the_last_line(tmp_path: Path) -> None:
     assert line["message"].endswith("none.yaml: no such file; expected a job file (YAML)")
 
 
+def test_mistakes_of_use_are_json_where_logs_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--log-json", "run", "--nonsense"]) == 2
+    (line,) = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert line["level"] == "ERROR"
+    assert line["message"].startswith("error: No such option")
+
+
+def test_defects_are_json_where_logs_are(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr("geounet.batch.status.read_status", broken)
+    assert main(["--log-json", "status", "."]) == 1
+    traced, told = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert "ZeroDivisionError: by zero" in traced["exception"]
+    assert "this is a defect of geounet" in told["message"]
+
+
 def levels() -> tuple[set[str], set[str]]:
     """What of our and of other loggers is shown."""
     names = ("DEBUG", "INFO", "WARNING", "ERROR")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -75,6 +76,30 @@ def test_a_cuda_cluster_is_one_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VISIBLE, "-1")
     with pytest.raises(ClusterError, match=r"CUDA devices here: 0 \(CUDA_VISIBLE_DEVICES is '-1'\); choose"):
         local_layout(Cluster(kind="cuda"), "auto")
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        ("0,2", ["0", "2"]),
+        ("GPU-8932f937, MIG-41b3", ["GPU-8932f937", "MIG-41b3"]),
+        ("NoDevFiles", []),
+        ("1,-1,0", ["1"]),
+    ],
+)
+def test_what_cuda_would_see(monkeypatch: pytest.MonkeyPatch, visible: str, expected: list[str]) -> None:
+    monkeypatch.setenv(VISIBLE, visible)
+    assert module.gpus() == expected
+
+
+def test_a_cuda_cluster_where_devices_have_no_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(VISIBLE, raising=False)
+    monkeypatch.setattr(module, "DEVICES", tmp_path)
+    if sys.platform != "win32":
+        with pytest.raises(ClusterError, match="CUDA devices here: 0"):
+            local_layout(Cluster(kind="cuda"), "auto")
+    (tmp_path / "dxg").touch()  # as in WSL 2
+    assert local_layout(Cluster(kind="cuda"), "auto").devices == ("0",)
 
 
 def test_it_is_told_that_memory_bounds_the_workers(

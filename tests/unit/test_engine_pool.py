@@ -263,6 +263,31 @@ def test_a_connection_that_comes_back_is_no_death() -> None:
     assert (outcome.result, pool.deaths, client.submitted) == ("receipt", 0, DEATHS + 2)
 
 
+@pytest.mark.parametrize(
+    "error", [AttributeError("'NoneType' object has no attribute 'ncores'"), RuntimeError("closed")]
+)
+def test_a_client_that_has_closed_meanwhile_is_a_lost_cluster(error: Exception) -> None:
+    """As where the scheduler went while the driver was at work by itself."""
+
+    class Gone(Client):
+        status = "closed"
+
+        def nthreads(self) -> dict[str, int]:
+            raise error
+
+        def run(self, *_: Any, **__: Any) -> dict[str, Any]:
+            raise error
+
+    pool = Pool(Gone(Answer("done")))
+    for ask in (pool.threads, pool.window, lambda: list(pool.run([Task("a", print, ())])),
+                lambda: pool.everywhere(print, ())):  # fmt: skip
+        with pytest.raises(ClusterError, match="is lost"):
+            ask()
+    Gone.status = "running"  # a mistake of ours stays one
+    with pytest.raises(type(error)):
+        pool.everywhere(print, ())
+
+
 def test_a_client_that_is_closed_takes_no_task() -> None:
     class Closed(Client):
         def submit(self, *_: Any, **__: Any) -> Answer:
