@@ -16,7 +16,7 @@ from geounet.config.job import Job
 from geounet.engine.ledger import Ledger
 from geounet.engine.plan import Plan, versions
 from geounet.engine.storage import full_disk_named
-from geounet.errors import ClusterError, JobError, OutputExistsError
+from geounet.errors import ClusterError, JobError, OutputExistsError, SceneError
 from geounet.grid.blocks import BlockId
 from geounet.models.bundle import Bundle
 from geounet.predict.decide import add_counts
@@ -55,6 +55,12 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 def is_ours(manifest: object) -> bool:
     """Return whether a run wrote this, be it one of another version."""
     return isinstance(manifest, dict) and str(manifest.get("format")).startswith(_ANY_VERSION)
+
+
+def _older(folder: Path) -> dict[str, Any] | None:
+    """Return the manifest of a run; what those of others name is not ours to remove."""
+    found = read_manifest(folder)
+    return found if is_ours(found) else None
 
 
 def finished_output(
@@ -139,6 +145,27 @@ def check_unclaimed(folder: Path, name: str, ledger: Ledger) -> None:
             f"{there[0]}: is there, and {says}; set outputs.overwrite: true (--overwrite) to replace it, or choose "
             "another output folder"
         )
+
+
+def check_ours(folder: Path) -> None:
+    """Check that a manifest that is there is one of a run: a batch replaces results, not other people's files.
+
+    Raises
+    ------
+    SceneError
+        If it is not.
+    """
+    found = read_manifest(folder)
+    if found is not None and not is_ours(found):
+        raise SceneError(f"{folder / 'manifest.json'}: is not that of a run; move it, or choose another output folder")
+
+
+def remove_parts(ledger: Ledger) -> None:
+    """Remove the parts of a scene that cannot be published, but not what is known of a run that was killed."""
+    told = [name for event in ledger.noted(PUBLISH) for name in event.get("files", [])]
+    ledger.remove_parts()
+    if told:
+        ledger.note(PUBLISH, files=[*dict.fromkeys(told)])
 
 
 def scene_manifest(
@@ -276,7 +303,7 @@ def announce(folder: Path, ledger: Ledger, files: Mapping[str, str]) -> list[str
     files
         Names of the new ones, by key.
     """
-    before, left = read_manifest(folder), list[str]()
+    before, left = _older(folder), list[str]()
     if before is None:
         left = [str(name) for event in ledger.noted(PUBLISH) for name in event.get("files", [])]
     ledger.note(PUBLISH, files=[*dict.fromkeys([*_named(before), *left, *files.values()])])
@@ -306,7 +333,7 @@ def publish(
                                f"outputs.work {SHARED}")  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder, plan.info.name, "manifest")
-    before = read_manifest(folder)
+    before = _older(folder)
     ready: dict[Path, Path] = {}
     try:
         with full_disk_named(folder):

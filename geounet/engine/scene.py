@@ -19,7 +19,16 @@ from geounet.engine.drawing import cells, draw_whole, vector_request
 from geounet.engine.estimate import check_memory
 from geounet.engine.input import check_unchanged, describe_input
 from geounet.engine.ledger import Ledger
-from geounet.engine.manifest import announce, check_unclaimed, count_pixels, finished_output, publish, scene_manifest
+from geounet.engine.manifest import (
+    announce,
+    check_ours,
+    check_unclaimed,
+    count_pixels,
+    finished_output,
+    publish,
+    remove_parts,
+    scene_manifest,
+)  # fmt: skip
 from geounet.engine.plan import (
     Plan,
     choose_grid,
@@ -177,7 +186,7 @@ class SceneRun:
         try:
             check_unchanged(plan)  # nothing reads it any more
         except SceneError:
-            ledger.remove_parts()
+            remove_parts(ledger)
             raise
         manifest = scene_manifest(
             plan=plan,
@@ -233,6 +242,8 @@ class SceneRun:
         done = finished_output(self.folder, key, overwrite=overwrite, mend=mend, changed=told)
         if done is None and not overwrite:
             check_unclaimed(self.folder, info.name, Ledger(self.work, self._name(), pixels))
+        elif done is None and not mend:
+            check_ours(self.folder)
         return done
 
     def begun(self) -> bool:
@@ -253,17 +264,8 @@ class SceneRun:
             check_work(self.pool, self.work)
         record = ledger.read_record()
         if record is not None:
-            recipe = Recipe(
-                **{
-                    **record["recipe"],
-                    "scene": SceneSpec(**{k: _tupled(v) for k, v in record["recipe"]["scene"].items()}),
-                    "scene_shape": tuple(record["recipe"]["scene_shape"]),
-                    "model_shape": tuple(record["recipe"]["model_shape"]),
-                    "folder": str(ledger.folder),
-                    "model": str(self.bundle.folder),
-                    "threads": self._threads(),
-                }
-            )
+            here = {"folder": str(ledger.folder), "model": str(self.bundle.folder), "threads": self._threads()}
+            recipe = Recipe.from_dict({**record["recipe"], **here})
         else:
             recipe = self._resolve(spec, info, shape, key, ledger, workers or self.pool.threads() or 1, dry=dry)
             if not dry:
@@ -487,7 +489,3 @@ class SceneRun:
 
 def _stamp(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _tupled(value: Any) -> Any:
-    return tuple(map(_tupled, value)) if isinstance(value, list) else value

@@ -168,8 +168,11 @@ def _tile(members: Sequence[Card], fixed: int | None) -> dict[str, Any]:
     size = fixed or members[0].tile.size
     multiple = math.lcm(*(member.tile.multiple_of for member in members))
     overlap = max((member.tile.overlap for member in members if member.tile.overlap is not None), default=None)
-    if overlap is not None and not fixed:
-        overlap = min(-(-overlap // multiple), size // 2 // multiple) * multiple
+    if overlap is not None and fixed:
+        overlap = min(overlap, size // 2)
+    elif overlap is not None:
+        overlap = -(-overlap // multiple) * multiple
+        size = -(-max(size, 2 * overlap) // multiple) * multiple
     if overlap is None and all(map(margin, members)):
         overlap = 0  # all of them see past their tiles
     return {"size": size, "overlap": overlap, "multiple_of": multiple, "fixed": fixed is not None}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 from geounet.grid.blocks import BlockGrid, BlockId
 from geounet.grid.tiles import TileGrid
@@ -54,6 +56,12 @@ class Recipe:
         """Forward passes at work at once; a GPU has one, while another is made ready."""
         return max(1, self.threads) if self.device == "cpu" else 2
 
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> Self:
+        """Return what `dataclasses.asdict` made of a recipe, also where it went through JSON."""
+        fields = {key: _tupled(value) for key, value in given.items()}
+        return cls(**{**fields, "scene": SceneSpec(**{key: _tupled(v) for key, v in given["scene"].items()})})
+
     @property
     def tiles(self) -> TileGrid:
         """The tile grid, over the model grid."""
@@ -98,3 +106,7 @@ class Recipe:
     def chunk(self, rect: Rect, what: str) -> Path:
         """Return the file of a chunk of the scene's grid, where the scene is resampled."""
         return self._place("chunks") / f"{rect.y0:07d}" / f"{rect.y0:07d}_{rect.x0:07d}_{what}.tif"
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(map(_tupled, value)) if isinstance(value, list) else value

@@ -107,12 +107,14 @@ def _tile(card: Card, size: int, step: int) -> TileSpec:
     import torch
 
     from geounet.models.network import build
-    from geounet.models.sizes import multiple_of
+    from geounet.models.sizes import multiple_of, refusal
 
     multiple: int | None = step
     # Those that compute while they are built take any size.
     with suppress(JobError, ModelError, RuntimeError), torch.device("meta"):
-        multiple = multiple_of(build(card), card, size, step)
+        network = build(card)
+        if refusal(network, card, size) is None:  # else trying it out says more
+            multiple = multiple_of(network, card, size, step)
     if multiple is None:
         return TileSpec(size=size, multiple_of=step, fixed=True)
     # Larger tiles than windows were trained with do no harm to a convolutional network, and waste less on overlaps.

@@ -36,8 +36,10 @@ def meeting(frames: Sequence[Frame], margin: int = 0) -> list[tuple[int, int]]:
     numbers, shapes = [k for k, _ in kept], np.asarray([outline for _, outline in kept])
     near = []
     if margin:
-        pixels = [(shape.area / np.prod(frames[k].shape)) ** 0.5 for k, shape in kept]
-        one, other = shapely.STRtree(shapes).query(shapely.buffer(shapes, margin * np.array(pixels)), "intersects")
+        # Degrees of longitude are shorter; what is paired here is measured in pixels later.
+        pixels = np.array([(shape.area / np.prod(frames[k].shape)) ** 0.5 for k, shape in kept])
+        pixels /= np.maximum(np.cos(np.radians(np.abs(shapely.bounds(shapes)[:, [1, 3]]).max(axis=1))), 1e-3)
+        one, other = shapely.STRtree(shapes).query(shapely.buffer(shapes, margin * pixels), "intersects")
         near = [(numbers[min(pair)], numbers[max(pair)]) for pair in zip(one.tolist(), other.tolist(), strict=True)]
     one, other = shapely.STRtree(shapes).query(shapes, predicate="intersects")
     wide, broad = [], []

@@ -7,6 +7,7 @@ all are known, and once more what dead ends that were left over point at. All of
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -266,8 +267,9 @@ def _needless(spans: Spans, places: Places, ways: Ways, nodes: int) -> set[int]:
         if {start, near} <= crossed:
             to = {node: far - float(length[k]) for node, far in ends[k].items() if node != start}
             limit = DETOUR * float(length[k])
-            if ways.shortest(start, to, limit, {*gone, k}) < limit:
-                gone.add(k)
+            gone.add(k)
+            if not ways.shortest(start, to, limit, gone) < limit:
+                gone.remove(k)
     return gone
 
 
@@ -326,6 +328,8 @@ def woven(spans: Spans, start: I64, end: I64, onto: I64, radius: F64, nodes: int
     end = end.copy()
     length = spans.length
     x, y, wide = list[float](), list[float](), list[float]()
+    side = max(SNAP, float(radius.max(initial=0.0)))
+    made: dict[tuple[int, int], list[int]] = {}  # by squares as wide as two of them may be apart and still be one
     stops: dict[int, list[tuple[float, int]]] = {}
     for one, two, share, other, px, py in _events(spans, onto):
         ends = {k: (int(start[k]), -1 if onto[k] >= 0 else int(end[k])) for k in (one, two)}
@@ -339,10 +343,13 @@ def woven(spans: Spans, start: I64, end: I64, onto: I64, radius: F64, nodes: int
         if near:
             node = min(near)[1]
         else:
-            apart = np.hypot(np.array(x) - px, np.array(y) - py) if x else np.array([np.inf])
+            row, col = int(py // side), int(px // side)
+            around = [k for i in (-1, 0, 1) for j in (-1, 0, 1) for k in made.get((row + i, col + j), ())]
             least = max(SNAP, float(min(radius[one], radius[two])))
-            node = nodes + (int(np.argmin(apart)) if apart.min() <= least else len(x))
+            apart = min(((math.hypot(x[k] - px, y[k] - py), k) for k in around), default=(math.inf, -1))
+            node = nodes + (apart[1] if apart[0] <= least else len(x))
             if node == nodes + len(x):
+                made.setdefault((row, col), []).append(len(x))
                 x.append(px)
                 y.append(py)
                 wide.append(0.0)

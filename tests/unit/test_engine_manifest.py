@@ -16,8 +16,17 @@ import pytest
 
 from geounet.atomic import temporary_beside
 from geounet.engine.ledger import Ledger
-from geounet.engine.manifest import announce, check_unclaimed, finished_output, publish, read_manifest
-from geounet.errors import ClusterError, OutputExistsError
+from geounet.engine.manifest import (
+    FORMAT,
+    announce,
+    check_ours,
+    check_unclaimed,
+    finished_output,
+    publish,
+    read_manifest,
+    remove_parts,
+)
+from geounet.errors import ClusterError, OutputExistsError, SceneError
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +36,7 @@ def plain_item(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def older(folder: Path, files: Any) -> None:
     folder.mkdir(parents=True)
-    (folder / "manifest.json").write_text(json.dumps({"key": "old", "state": "done", "files": files}))
+    (folder / "manifest.json").write_text(json.dumps({"format": FORMAT, "key": "old", "state": "done", "files": files}))
 
 
 def published(tmp_path: Path, **files: str) -> set[str]:
@@ -54,6 +63,30 @@ def test_files_that_newer_output_lacks_go(tmp_path: Path) -> None:
     assert left == {"s_mask.tif", "s_mask.tif.aux.xml", "s.json", "manifest.json", "notes.txt"}
     assert (folder / "s_mask.tif").read_text() == "new"
     assert (folder / "notes.txt").read_text() == "old", "not of a run"
+
+
+def test_what_another_program_names_is_not_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "out" / "s"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text('{"name": "my web app", "files": {"a": "measurements.csv"}}')
+    (folder / "measurements.csv").touch()
+    with pytest.raises(SceneError, match=r"manifest\.json: is not that of a run; move it"):
+        check_ours(folder)
+    assert "measurements.csv" not in announce(folder, Ledger(tmp_path / "work", "s", "key"), {})
+    assert "measurements.csv" in published(tmp_path, mask="s_mask.tif")
+    check_ours(tmp_path)  # where none is
+
+
+def test_what_a_killed_publication_left_is_known_when_its_parts_are_gone(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "work", "s", "key")
+    (ledger.folder / "parts").mkdir(parents=True)
+    remove_parts(ledger)
+    assert not ledger.folder.exists()
+    announce(tmp_path, ledger, {"mask": "s_mask.tif"})
+    (ledger.folder / "parts").mkdir()
+    remove_parts(ledger)
+    assert not (ledger.folder / "parts").exists()
+    assert announce(tmp_path, ledger, {}) == ["s_mask.tif"]
 
 
 def test_only_plain_names_in_the_folder_are_followed(tmp_path: Path) -> None:

@@ -195,6 +195,16 @@ def test_the_overlap_of_an_ensemble_suits_all_members() -> None:
     fine = card(name="fine").model_copy(update={"tile": TileSpec(size=512, overlap=40, multiple_of=8)})
     found = ensemble_card("both", {"a": coarse, "b": fine}, {}).tile
     assert (found.overlap, found.multiple_of) == (64, 32)
+    windows = coarse.model_copy(update={"tile": TileSpec(size=256, multiple_of=256)})
+    tile = TileSpec(size=256, overlap=64, multiple_of=32)
+    found = ensemble_card("both", {"a": fine.model_copy(update={"tile": tile}), "b": windows}, {}).tile
+    assert (found.size, found.overlap, found.multiple_of) == (512, 256, 256)
+    tile = TileSpec(size=224, multiple_of=32, fixed=True)
+    found = ensemble_card("both", {"a": fine, "b": fine.model_copy(update={"tile": tile})}, {}).tile
+    assert (found.size, found.overlap, found.fixed) == (224, 40, True)
+    large = fine.model_copy(update={"tile": TileSpec(size=1024, overlap=256)})
+    found = ensemble_card("both", {"a": large, "b": fine.model_copy(update={"tile": tile})}, {}).tile
+    assert (found.size, found.overlap) == (224, 112)
     fine = fine.model_copy(update={"tile": TileSpec(size=64, overlap=32, multiple_of=8)})
     found = ensemble_card("both", {"a": fine, "b": coarse.model_copy(update={"tile": TileSpec(size=64)})}, {}).tile
     assert (found.overlap, found.multiple_of) == (32, 32)

@@ -16,6 +16,7 @@ from scipy.ndimage import distance_transform_cdt
 from geounet.config.data import Split
 from geounet.errors import JobError
 from geounet.labels.frames import Frame
+from geounet.training.ground import meeting
 from geounet.training.splits import Candidate, Side, Sides, split
 from geounet.types import Rect
 
@@ -177,6 +178,15 @@ def test_sheets_that_overlap_can_be_split(spec: dict[str, Any], margin: int) -> 
         assert own.sole(cells).tolist() == [-1 if (o := own.only(Rect(*c))) is None else o for c in cells.tolist()]
         for cell, side in zip(cells.tolist(), own.sole(cells).tolist(), strict=True):
             assert side < 0 or own.mask(Rect(*cell), Side(side)).all()
+
+
+def test_the_margin_is_kept_far_north() -> None:
+    """Where degrees of longitude are short."""
+    for east, north in ((95, 0), (0, 95)):
+        near = [Frame("a", (400, 400), (1.0, 0, 500000 + x, 0, -1.0, 7200000.0 + y), UTM, 1.0)
+                for x, y in ((0, 0), (east and 400 + east, north and 400 + north))]  # fmt: skip
+        assert meeting(near, 100) == [(0, 1)]
+        assert meeting(near) == []
 
 
 @pytest.mark.parametrize("spec", [{"validation": ["b"]}, {"validation": 0.3, "block": 100}])
