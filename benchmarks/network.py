@@ -74,7 +74,8 @@ def learning(precision: str, steps: int, repeats: int, job: Path = JOB) -> Row:
     settings = (f"run.precision={precision}",)
     with _after_doubling(_LOOKED_AT[1]):
         contenders = {"after the doubling, s": Contender(job, None, settings)}
-    contenders["before the doubling, s"] = Contender(job, None, settings)
+    data = contenders["after the doubling, s"].data
+    contenders["before the doubling, s"] = Contender(job, None, settings, data)
     batches = {k: itertools.cycle([c.data.train.batch(n) for n in range(4)]) for k, c in contenders.items()}
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     for name, contender in contenders.items():

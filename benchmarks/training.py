@@ -12,10 +12,13 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.harness import ROOT, Row, note, report
 from benchmarks.material import shared
+
+if TYPE_CHECKING:
+    from geounet.training.dataset import Dataset
 
 JOBS = ("train_quick", "train_aerial")
 """Job files of `workflows/`; those that need imagery that is not there are left out."""
@@ -24,7 +27,9 @@ JOBS = ("train_quick", "train_aerial")
 class Contender:
     """A network that learns from a job's windows."""
 
-    def __init__(self, job: Path, threads: int | None, overrides: Sequence[str] = ()) -> None:
+    def __init__(
+        self, job: Path, threads: int | None, overrides: Sequence[str] = (), data: Dataset | None = None
+    ) -> None:
         import torch
 
         from geounet.config.train import load_train
@@ -39,7 +44,7 @@ class Contender:
 
         self.job = load_train(job, overrides)
         note(f"{job.stem}: data")
-        self.data = load_data(self.job)
+        self.data = data or load_data(self.job)
         self.card = about.card_of(self.job, self.data)
         device, self.precision = resolve(self.job.run.device, self.job.run.precision)
         if device == "cpu":
