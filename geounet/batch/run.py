@@ -30,7 +30,7 @@ from geounet.config.layers import resolve_layers
 from geounet.config.load import missing_aoi
 from geounet.engine.cluster import Connection, connect
 from geounet.engine.input import with_members
-from geounet.engine.manifest import FORMAT, check_apart, is_ours, read_manifest
+from geounet.engine.manifest import FORMAT, check_apart, is_ours, manifest_of_run, read_manifest
 from geounet.engine.plan import check_model, versions
 from geounet.engine.pool import InlinePool, Pool
 from geounet.engine.scene import SceneRun
@@ -176,7 +176,7 @@ def run(job: Job, client: Any = None, progress: Progress | None = None, *, round
     _check_claim(out, overwrite=job.outputs.overwrite, batch=rounds is not None)
     with locked_output(out, work_folder(job)), ExitStack() as stack:
         attempts = None if rounds is None else Attempts(work_folder(job), rounds.tries)
-        before = found if is_ours(found := read_manifest(out)) else None
+        before = manifest_of_run(out)
         last = (before or {}).get("mosaics", [])
         mosaic.check(job, [run.bundle.card.name for run in runs], last)
         cluster = _Cluster(job, client, stack, vectors=any(map(_vectorised, runs)))

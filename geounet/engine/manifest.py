@@ -57,8 +57,8 @@ def is_ours(manifest: object) -> bool:
     return isinstance(manifest, dict) and str(manifest.get("format")).startswith(_ANY_VERSION)
 
 
-def _older(folder: Path) -> dict[str, Any] | None:
-    """Return the manifest of a run; what those of others name is not ours to remove."""
+def manifest_of_run(folder: Path) -> dict[str, Any] | None:
+    """Return the manifest of a run in a folder, or None; what those of other programs name is not ours to remove."""
     found = read_manifest(folder)
     return found if is_ours(found) else None
 
@@ -303,7 +303,7 @@ def announce(folder: Path, ledger: Ledger, files: Mapping[str, str]) -> list[str
     files
         Names of the new ones, by key.
     """
-    before, left = _older(folder), list[str]()
+    before, left = manifest_of_run(folder), list[str]()
     if before is None:
         left = [str(name) for event in ledger.noted(PUBLISH) for name in event.get("files", [])]
     ledger.note(PUBLISH, files=[*dict.fromkeys([*_named(before), *left, *files.values()])])
@@ -333,7 +333,7 @@ def publish(
                                f"outputs.work {SHARED}")  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder, plan.info.name, "manifest")
-    before = _older(folder)
+    before = manifest_of_run(folder)
     ready: dict[Path, Path] = {}
     try:
         with full_disk_named(folder):

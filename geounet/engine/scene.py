@@ -28,7 +28,7 @@ from geounet.engine.manifest import (
     publish,
     remove_parts,
     scene_manifest,
-)  # fmt: skip
+)
 from geounet.engine.plan import (
     Plan,
     choose_grid,

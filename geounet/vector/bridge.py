@@ -98,6 +98,13 @@ class Search:
         limit = self.rules.limit(self.stage.probability is not None)
         return int(np.ceil((limit + 2 * FAR) / min(self.metric.scale))) + 2
 
+    def square(self, number: int) -> tuple[Rect, Rect]:
+        """Return the pixels of a square, and those that bridges from its dead ends may lead over."""
+        row, col = divmod(number, self.squares[1])
+        whole = Rect(0, 0, self.stage.grid.rows, self.stage.grid.cols)
+        rect = Rect(row * SQUARE, col * SQUARE, (row + 1) * SQUARE, (col + 1) * SQUARE).intersection(whole)
+        return rect, grown(rect, self.around).intersection(whole)
+
 
 def bridges(
     search: Search, tips: parts.Arrays, graph: Graph, paths: Paths, executor: Executor
@@ -294,11 +301,8 @@ def look(task: tuple[Search, int]) -> int:
     stage, rules = search.stage, search.rules
     path = stage.part("gaps", square)
     if not path.exists():
-        row, col = divmod(square, search.squares[1])
-        whole = Rect(0, 0, stage.grid.rows, stage.grid.cols)
-        rect = Rect(row * SQUARE, col * SQUARE, (row + 1) * SQUARE, (col + 1) * SQUARE).intersection(whole)
+        rect, window = search.square(square)
         limit = rules.limit(stage.probability is not None)
-        window = grown(rect, search.around).intersection(whole)
         tips = parts.load(stage.part("tips", 0))
         low, high = np.searchsorted(tips["pixel"], [window.y0 * stage.grid.cols, window.y1 * stage.grid.cols])
         tips = {name: column[low:high] for name, column in tips.items()}

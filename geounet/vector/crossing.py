@@ -14,13 +14,12 @@ from itertools import pairwise
 import numpy as np
 import shapely
 
-from geounet.types import Executor, Rect
+from geounet.types import Executor
 from geounet.vector import parts
 from geounet.vector.attributes import F64
 from geounet.vector.bridge import FAR, RAYS, SIDE, SQUARE, Search, cost_of, gaps, supported, view_of
 from geounet.vector.detour import DETOUR, Ways, ends_of
 from geounet.vector.network import Graph
-from geounet.vector.skeleton import grown
 from geounet.vector.trace import I64, Bools
 
 SNAP = 1.5
@@ -204,11 +203,9 @@ def weigh(task: tuple[Search, int]) -> int:
     stage, rules = search.stage, search.rules
     path = stage.part("onto", square)
     if not path.exists():
-        row, col = divmod(square, search.squares[1])
-        whole = Rect(0, 0, stage.grid.rows, stage.grid.cols)
-        rect = Rect(row * SQUARE, col * SQUARE, (row + 1) * SQUARE, (col + 1) * SQUARE).intersection(whole)
+        rect, window = search.square(square)
         limit = rules.limit(stage.probability is not None)
-        view = view_of(search, grown(rect, search.around).intersection(whole))
+        view = view_of(search, window)
         rays = parts.load(stage.part("rays", 0))
         y, x = np.divmod(rays["pixel"], stage.grid.cols)
         mine = np.flatnonzero((y >= rect.y0) & (y < rect.y1) & (x >= rect.x0) & (x < rect.x1))
